@@ -1,0 +1,121 @@
+"""What a container reports when it ends: one JSON document, at most 4 KiB, as its termination message."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from evolving_agent.contract.base import Document
+
+MAX_REPORT_BYTES = 4096  # kubelet truncates what is longer
+MAX_MESSAGE_CHARS = 1024
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "Succeeded"
+    SKIPPED = "Skipped"
+    FAILED = "Failed"
+
+
+class DatasetRef(Document):
+    version: str
+    digest: str
+    examples: int
+    holdout: int = 0
+
+
+class _Report(Document):
+    version: Literal[1] = 1
+    run_id: str
+    outcome: Outcome
+    reason: str = Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=64)
+    message: str = Field(max_length=MAX_MESSAGE_CHARS)
+
+
+class CurationReport(_Report):
+    kind: Literal["Curation"] = "Curation"
+    dataset: DatasetRef | None = None
+    dropped: dict[str, int] = {}
+    quarantined: int = 0
+
+
+class TrainingReport(_Report):
+    kind: Literal["Training"] = "Training"
+    base: str = ""
+    model_id: str | None = Field(default=None, alias="modelID")
+    backend: str = ""
+    job_id: str | None = Field(default=None, alias="jobID")
+    dataset: DatasetRef | None = None
+    hyperparameters_digest: str = ""
+    trained_tokens: int | None = None
+
+
+class SuiteResult(Document):
+    """Numbers of one suite; the operator's gate makes the verdict of them.
+
+    Accuracies and the delta (candidate − incumbent) are basis points of the mean score over `samples`
+    paired cases; `lower_bps` is the one-sided lower bound of the delta at the suite's confidence.
+    `error` names what kept the suite from being measured.
+    """
+
+    suite: str
+    samples: int = 0
+    baseline_bps: int | None = None
+    candidate_bps: int | None = None
+    delta_bps: int | None = None
+    lower_bps: int | None = None
+    error_reason: str | None = None
+    error: str | None = Field(default=None, max_length=400)
+
+
+class EvaluationReport(_Report):
+    kind: Literal["Evaluation"] = "Evaluation"
+    candidate: str
+    incumbent: str
+    suites: tuple[SuiteResult, ...] = ()
+
+
+class ValidationReport(_Report):
+    """The served revision's own scores, asked through the agent's Service after its promotion."""
+
+    kind: Literal["Validation"] = "Validation"
+    revision: str
+    suites: tuple[SuiteResult, ...] = ()
+
+
+class ServeReport(_Report):
+    """Why a serving pod gave up: read by the operator from the crashed container."""
+
+    kind: Literal["Serve"] = "Serve"
+
+
+Report = Annotated[
+    CurationReport | TrainingReport | EvaluationReport | ValidationReport | ServeReport,
+    Field(discriminator="kind"),
+]
+_REPORT: TypeAdapter[Report] = TypeAdapter(Report)
+
+
+def parse_report(message: str) -> Report | None:
+    """The report in a termination message; None where it holds none (a crash, another program)."""
+    try:
+        return _REPORT.validate_json(message)
+    except ValidationError:
+        return None
+
+
+def encode_report(report: Report) -> bytes:
+    """The report as UTF-8 JSON that fits into a termination message: a long message is shortened."""
+    encoded = report.model_dump_json(by_alias=True, exclude_none=True).encode()
+    if len(encoded) > MAX_REPORT_BYTES:
+        overrun = len(encoded) - MAX_REPORT_BYTES
+        keep = max(0, len(report.message.encode()) - overrun - 8)
+        shortened = report.message.encode()[:keep].decode(errors="ignore") + "…"
+        encoded = (
+            report.model_copy(update={"message": shortened})
+            .model_dump_json(by_alias=True, exclude_none=True)
+            .encode()
+        )
+    return encoded

@@ -1,0 +1,90 @@
+"""What the experience log holds: one JSON document per line, each with its schema's version.
+
+Serving pods write these with `ExperienceLog`; curation reads them back. Text fields hold what was
+said; nothing is redacted before curation, because a dataset is made again when redaction improves.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a tool: its arguments as parsed JSON, its result as text."""
+
+    name: str
+    arguments: dict[str, Any]
+    result: str | None = None
+    error: str | None = None
+    stubbed: bool = False  # a shadow or dry run does not execute tools that write
+
+
+class Episode(msgspec.Struct, frozen=True, kw_only=True, tag="episode", tag_field="type"):
+    """One answered (or failed) request. `id` is the completion ID that the client saw."""
+
+    v: int = SCHEMA_VERSION
+    id: str
+    time: str  # RFC 3339, UTC
+    agent: str
+    revision: str
+    model: str
+    arm: str  # "active", "canary" or "shadow"
+    session: str | None = None
+    messages: list[dict[str, Any]]  # the conversation as received: role, content
+    system: str  # the instructions that the run had, recalled memory included
+    tools: list[dict[str, Any]] = []  # the tools on offer, in OpenAI's function shape
+    tool_calls: list[ToolCall] = []
+    agent_path: list[str] = []  # the agents that took part, in order: a hand-off shows here
+    answer: str = ""
+    error: str | None = None
+    seconds: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    shadow_of: str | None = None
+
+
+class Correction(msgspec.Struct, frozen=True, kw_only=True):
+    """What should have been answered: a text, a tool call, or both."""
+
+    answer: str | None = None
+    tool_name: str | None = None
+    tool_arguments: dict[str, Any] | None = None
+
+
+class ReflectionSource(StrEnum):
+    AFTER_RUN = "after_run"
+    TOOL = "tool"
+    FEEDBACK = "feedback"
+
+
+class ReflectionRecord(msgspec.Struct, frozen=True, kw_only=True, tag="reflection", tag_field="type"):
+    """What went wrong and what would have been right, by the agent itself or by a person's feedback."""
+
+    v: int = SCHEMA_VERSION
+    id: str
+    episode: str  # Episode.id
+    time: str
+    agent: str
+    revision: str
+    source: ReflectionSource
+    query: str
+    task_type: str = "general"
+    outcome: str = "unknown"  # "success", "failure" or "unknown"
+    score: int | None = None  # 0–100
+    tool_trace: list[ToolCall] = []
+    answer: str = ""
+    mistakes: list[str] = []
+    uncertainties: list[str] = []
+    missing_context: list[str] = []
+    correction: Correction | None = None
+    lesson: str = ""
+    comment: str = ""
+    unparsed: str | None = None  # what the model said, where it was not a reflection
+
+
+Record = Episode | ReflectionRecord

@@ -1,0 +1,337 @@
+"""The API: `EvolvingAgent` and `AgentRevision`. The CRDs in `crds/` are generated from these models."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from evolving_agent.contract.base import Document
+from evolving_agent.contract.config import (
+    Endpoint,
+    MemoryType,
+    Reflection,
+    Specialist,
+    Tool,
+    ToolUseBehavior,
+)
+from evolving_agent.contract.learning import Curation, Evaluation, Training
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # RFC 3339, UTC, seconds
+
+
+# --- EvolvingAgent.spec ---------------------------------------------------------------------------
+
+
+class Model(Document):
+    base: str = Field(min_length=1, max_length=256, description="The model before any training.")
+    endpoint: Endpoint = Field(default=Endpoint(), description="Where the model is served.")
+    max_output_tokens: int | None = Field(
+        default=None, ge=1, le=131_072, description="Upper bound of tokens of one answer of the model."
+    )
+    temperature_percent: int | None = Field(
+        default=None, ge=0, le=200, description="Sampling temperature × 100; the server's default if absent."
+    )
+
+
+class PodTemplate(Document):
+    metadata: dict[str, Any] = Field(
+        default={},
+        description="Labels and annotations that are added to the pods.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    spec: dict[str, Any] = Field(
+        default={},
+        description="Pod fields that are merged into the pods' as a strategic merge would: containers by "
+        "name (agent, or job), env by name, volumes by name, lists of tolerations appended.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+
+
+class Agent(Document):
+    replicas: int = Field(default=1, ge=0, le=1000, description="Number of serving pods.")
+    image: str = Field(default="", max_length=512, description="Agent image; the operator's own if empty.")
+    instructions: str = Field(
+        min_length=1, max_length=65_536, description="What the agent is and does: its system prompt."
+    )
+    tools: tuple[Tool, ...] = Field(
+        default=(),
+        max_length=64,
+        description="What the agent can call.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    specialists: tuple[Specialist, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Agents to which this one hands a conversation over.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    tool_use_behavior: ToolUseBehavior = Field(
+        default=ToolUseBehavior.RUN_LLM_AGAIN,
+        description="RunLLMAgain lets the model word the answer after a tool call; StopOnFirstTool answers "
+        "with the tool's result.",
+    )
+    memory: AgentMemory = Field(default_factory=lambda: AgentMemory(), description="Long-term memory.")
+    reflection: Reflection = Field(default=Reflection(), description="How the agent reflects on its runs.")
+    pod_template: PodTemplate = Field(
+        default=PodTemplate(), description="What users add to the serving pods."
+    )
+
+
+class AgentMemory(Document):
+    type: MemoryType = Field(
+        default=MemoryType.SQLITE, description="SQLite keeps it in the agent's store; Disabled keeps none."
+    )
+
+
+class AccessMode(StrEnum):
+    READ_WRITE_ONCE = "ReadWriteOnce"
+    READ_WRITE_MANY = "ReadWriteMany"
+
+
+class StorageVolume(Document):
+    size: str = Field(
+        default="10Gi",
+        pattern=r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$",
+        max_length=20,
+        description="Requested size.",
+    )
+    storage_class_name: str | None = Field(
+        default=None, max_length=253, description="Storage class; the cluster's default if absent."
+    )
+    access_modes: tuple[AccessMode, ...] = Field(
+        default=(AccessMode.READ_WRITE_ONCE,),
+        min_length=1,
+        max_length=2,
+        description="Access modes of the volume.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+
+
+class Storage(Document):
+    volume: StorageVolume = Field(default=StorageVolume(), description="A PersistentVolumeClaim.")
+
+
+class Shadow(Document):
+    percent: int = Field(default=10, ge=1, le=100, description="Share of live requests the candidate sees too.")
+    min_requests: int = Field(default=50, ge=1, description="Shadowed requests before the candidate goes on.")
+    timeout_seconds: int = Field(
+        default=3600, ge=1, le=604_800, description="After this time it goes on with fewer requests."
+    )
+
+
+class Rollback(Document):
+    max_score_drop_bps: int = Field(
+        default=500,
+        ge=0,
+        le=10_000,
+        description="Largest drop of a suite's score below the verdict's, in basis points, that the served "
+        "revision's validation may show.",
+    )
+
+
+class Approval(StrEnum):
+    AUTO = "Auto"
+    MANUAL = "Manual"
+
+
+class Rollout(Document):
+    approval: Approval = Field(
+        default=Approval.AUTO, description="Manual waits for the revision's decision: Approved."
+    )
+    shadow: Shadow | None = Field(
+        default=None, description="Let the candidate answer live requests unseen before it is promoted."
+    )
+    bake_seconds: int = Field(
+        default=600, ge=0, le=604_800, description="Time between promotion and its validation's last word."
+    )
+    progress_deadline_seconds: int = Field(
+        default=600, ge=10, le=86_400, description="A rolling restart that takes longer goes back."
+    )
+    rollback: Rollback = Field(default=Rollback(), description="When a promoted revision goes back.")
+    pin: str = Field(
+        default="",
+        max_length=253,
+        description="Name of a kept revision: serve that one, whatever was learned since.",
+    )
+
+
+class DeletionPolicy(StrEnum):
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class EvolvingAgentSpec(Document):
+    suspend: bool = Field(default=False, description="Stops learning; the agent keeps serving.")
+    model: Model = Field(description="The model that the agent starts from.")
+    agent: Agent = Field(description="What the agent is and how it runs.")
+    storage: Storage = Field(default=Storage(), description="Where experience is kept.")
+    curation: Curation | None = Field(
+        default=None, description="Turns experience into a dataset. Absent: nothing is curated."
+    )
+    training: Training | None = Field(
+        default=None, description="Turns a dataset into a candidate. Absent: nothing is trained."
+    )
+    evaluation: Evaluation = Field(default=Evaluation(), description="How a candidate is proven.")
+    rollout: Rollout = Field(default=Rollout(), description="How a proven candidate goes live, and back.")
+    revision_history_limit: int = Field(
+        default=10, ge=0, le=1000, description="Revisions kept beside active, previous and candidate."
+    )
+    deletion_policy: DeletionPolicy = Field(
+        default=DeletionPolicy.RETAIN, description="What becomes of the volume when the agent is deleted."
+    )
+
+
+# --- EvolvingAgent.status -------------------------------------------------------------------------
+
+
+class ConditionStatus(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Document):
+    """metav1.Condition."""
+
+    type: str
+    status: ConditionStatus
+    reason: str = Field(max_length=1024)
+    message: str = Field(default="", max_length=32_768)
+    last_transition_time: Timestamp
+    observed_generation: int | None = None
+
+
+class RevisionRef(Document):
+    revision: str = Field(description="Name of the AgentRevision.")
+    model_id: str = Field(alias="modelID", description="The model that it serves.")
+    since: Timestamp = Field(description="When it came into this place.")
+
+
+class DatasetStatus(Document):
+    version: str = Field(description="Name of the dataset in the store.")
+    examples: int = Field(description="Number of training examples.")
+    digest: str = Field(description="Digest of its content.")
+
+
+class TrainingStatus(Document):
+    job_id: str | None = Field(default=None, alias="jobID", description="The backend's own job.")
+    state: str = Field(description="Running, Succeeded, Skipped or Failed.")
+    since: Timestamp
+
+
+class VerdictResult(StrEnum):
+    PASSED = "Passed"
+    FAILED = "Failed"
+    INCONCLUSIVE = "Inconclusive"
+    ERROR = "Error"
+
+
+class SuiteVerdict(Document):
+    """One suite's part of a verdict; numbers in basis points."""
+
+    suite: str
+    result: VerdictResult
+    reason: str
+    message: str = ""
+    baseline: int | None = None
+    candidate: int | None = None
+    delta_bps: int | None = None
+    lower_bps: int | None = None
+    samples: int = 0
+
+
+class VerdictStatus(Document):
+    """The verdict on the latest candidate: its weakest suite's numbers."""
+
+    revision: str = ""
+    result: VerdictResult
+    baseline: int | None = None
+    candidate: int | None = None
+    delta_bps: int | None = None
+    lower_bps: int | None = None
+    samples: int = 0
+
+
+class RolloutStatus(Document):
+    """Where a candidate's way to the users stands; written by the operator only."""
+
+    step: Literal["Shadow", "Restart", "Bake", "Done"] = Field(description="Current step of the rollout.")
+    since: Timestamp
+
+
+class EvolvingAgentStatus(Document):
+    observed_generation: int | None = None
+    active: RevisionRef | None = None
+    previous: RevisionRef | None = None
+    candidate: RevisionRef | None = None
+    rollout: RolloutStatus | None = None
+    dataset: DatasetStatus | None = None
+    training: TrainingStatus | None = None
+    last_verdict: VerdictStatus | None = None
+    last_run: str | None = Field(default=None, description="The run annotation that was last acted upon.")
+    replicas: int | None = None
+    ready_replicas: int | None = None
+    selector: str | None = Field(default=None, description="Label selector of the serving pods, for /scale.")
+    next_curation_time: Timestamp | None = None
+    next_training_time: Timestamp | None = None
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+# --- AgentRevision --------------------------------------------------------------------------------
+
+
+class Decision(StrEnum):
+    AUTO = "Auto"
+    APPROVED = "Approved"
+    REJECTED = "Rejected"
+
+
+class AgentRef(Document):
+    name: str = Field(min_length=1, max_length=253, description="Name of the EvolvingAgent.")
+
+
+class RevisionDataset(Document):
+    version: str
+    digest: str
+    examples: int
+
+
+class RevisionTraining(Document):
+    backend: str
+    job_id: str | None = Field(default=None, alias="jobID")
+
+
+class AgentRevisionSpec(Document):
+    agent_ref: AgentRef = Field(description="The agent whose revision this is.")
+    model_id: str = Field(alias="modelID", min_length=1, max_length=256, description="The model it serves.")
+    base: str = Field(min_length=1, max_length=256, description="The model it was trained from.")
+    dataset: RevisionDataset | None = Field(default=None, description="What it learned from.")
+    training: RevisionTraining | None = Field(default=None, description="Who trained it.")
+    decision: Decision = Field(
+        default=Decision.AUTO, description="A person's word on this revision: the one mutable field."
+    )
+
+
+class AgentRevisionStatus(Document):
+    verdicts: tuple[SuiteVerdict, ...] = Field(
+        default=(),
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["suite"]},
+    )
+    result: VerdictResult | None = None
+    delta_bps: int | None = None
+    promoted_at: Timestamp | None = None
+    rolled_back_at: Timestamp | None = None
+    state: str | None = Field(default=None, description="Active, Previous, Candidate, Rejected, RolledBack …")
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+Agent.model_rebuild()
+EvolvingAgentSpec.model_rebuild()

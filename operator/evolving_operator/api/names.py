@@ -1,0 +1,113 @@
+"""Every name, label and annotation that the operator writes. Deterministic names are also the locks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from evolving_agent.contract.base import digest
+
+GROUP: Final = "evolvingagents.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+AGENT_KIND: Final = "EvolvingAgent"
+AGENT_PLURAL: Final = "evolvingagents"
+REVISION_KIND: Final = "AgentRevision"
+REVISION_PLURAL: Final = "agentrevisions"
+
+FIELD_MANAGER: Final = "evolving-operator"
+
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_AGENT: Final = f"{GROUP}/agent"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+APP_NAME: Final = "evolving-agent"
+MANAGED_BY: Final = "evolving-operator"
+
+ANNOTATION_APPLIED_HASH: Final = f"{GROUP}/applied-hash"  # of the whole desired object, on every child
+ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"  # the stamp: in the pod template
+ANNOTATION_RUN: Final = f"{GROUP}/run"  # on the agent: "<verb>" or "<verb>:<nonce>"
+ANNOTATION_RUN_ID: Final = f"{GROUP}/run-id"
+
+COMPONENT_AGENT: Final = "agent"
+COMPONENT_CURATE: Final = "curate"
+COMPONENT_FINETUNE: Final = "finetune"
+COMPONENT_EVALUATE: Final = "evaluate"
+COMPONENT_VALIDATE: Final = "validate"
+
+CONTAINER_AGENT: Final = "agent"
+CONTAINER_JOB: Final = "job"
+
+# A Service is a DNS label, a CronJob leaves 11 characters for its Jobs, and a Job name must leave room
+# for "-evaluate-" and eight digits: with 40, every derived name fits.
+MAX_AGENT_NAME: Final = 40
+
+
+def selector_labels(agent: str) -> dict[str, str]:
+    """The fixed subset that selects an agent's serving pods. Never add to it: selectors are immutable."""
+    return {LABEL_NAME: APP_NAME, LABEL_INSTANCE: agent, LABEL_COMPONENT: COMPONENT_AGENT}
+
+
+def labels(agent: str, component: str) -> dict[str, str]:
+    """Labels of every object that belongs to an agent."""
+    return {
+        LABEL_NAME: APP_NAME,
+        LABEL_INSTANCE: agent,
+        LABEL_COMPONENT: component,
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_AGENT: agent,
+    }
+
+
+def deployment(agent: str) -> str:
+    return agent
+
+
+def service(agent: str) -> str:
+    return agent
+
+
+def service_account(agent: str) -> str:
+    return agent
+
+
+def disruption_budget(agent: str) -> str:
+    return agent
+
+
+def config_map(agent: str) -> str:
+    return f"{agent}-config"
+
+
+def store_claim(agent: str) -> str:
+    return f"{agent}-store"
+
+
+def curate_cron_job(agent: str) -> str:
+    return f"{agent}-curate"
+
+
+def finetune_cron_job(agent: str) -> str:
+    return f"{agent}-finetune"
+
+
+def on_demand_job(agent: str, component: str, run: str) -> str:
+    """Name of the Job that a run annotation asks for; the same annotation names the same Job."""
+    return f"{agent}-{component}-{digest(run)}"
+
+
+def evaluate_job(revision: str, attempt: str) -> str:
+    """`revision` is `<agent>-<digest8>`; `attempt` tells re-runs on demand apart ("" for the first)."""
+    agent, _, tail = revision.rpartition("-")
+    return f"{agent}-evaluate-{tail}" + (f"-{digest(attempt, 4)}" if attempt else "")
+
+
+def validate_job(revision: str) -> str:
+    agent, _, tail = revision.rpartition("-")
+    return f"{agent}-validate-{tail}"
+
+
+def revision(agent: str, base: str, dataset_digest: str, method: str, hyperparameters: object) -> str:
+    """`<agent>-<digest8>`: the same learning has the same name, whoever reports it and how often."""
+    return f"{agent}-{digest([base, dataset_digest, method, hyperparameters])}"

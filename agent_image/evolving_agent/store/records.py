@@ -37,6 +37,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True, tag="episode", tag_fiel
     session: str | None = None
     messages: list[dict[str, Any]]  # the conversation as received: role, content
     system: str  # the instructions that the run had, recalled memory included
+    instructions: str = ""  # the same without recalled memory: what a dataset teaches under; "" if unknown
     tools: list[dict[str, Any]] = []  # the tools on offer, in OpenAI's function shape
     tool_calls: list[ToolCall] = []
     agent_path: list[str] = []  # the agents that took part, in order: a hand-off shows here

@@ -35,16 +35,25 @@ class Model(Document):
     )
 
 
+class PodMetadata(Document):
+    labels: dict[str, str] = Field(
+        default={}, max_length=64, description="Labels that are added to the pods."
+    )
+    annotations: dict[str, str] = Field(
+        default={}, max_length=64, description="Annotations that are added to the pods."
+    )
+
+
 class PodTemplate(Document):
-    metadata: dict[str, Any] = Field(
-        default={},
-        description="Labels and annotations that are added to the pods.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    metadata: PodMetadata = Field(
+        default=PodMetadata(), description="Labels and annotations that are added to the pods."
     )
     spec: dict[str, Any] = Field(
         default={},
-        description="Pod fields that are merged into the pods' as a strategic merge would: containers by "
-        "name (agent, or job), env by name, volumes by name, lists of tolerations appended.",
+        description="Pod fields that are merged into those of the serving pods and of the Jobs' pods, as a "
+        "strategic merge would: containers by name (agent in serving pods, job in Jobs), env and volumes by "
+        "name, tolerations appended. What the operator sets itself (image, args, its own variables and "
+        "mounts) cannot be replaced.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
 
@@ -75,7 +84,7 @@ class Agent(Document):
     memory: AgentMemory = Field(default_factory=lambda: AgentMemory(), description="Long-term memory.")
     reflection: Reflection = Field(default=Reflection(), description="How the agent reflects on its runs.")
     pod_template: PodTemplate = Field(
-        default=PodTemplate(), description="What users add to the serving pods."
+        default=PodTemplate(), description="What users add to the agent's pods."
     )
 
 
@@ -114,7 +123,9 @@ class Storage(Document):
 
 
 class Shadow(Document):
-    percent: int = Field(default=10, ge=1, le=100, description="Share of live requests the candidate sees too.")
+    percent: int = Field(
+        default=10, ge=1, le=100, description="Share of live requests the candidate sees too."
+    )
     min_requests: int = Field(default=50, ge=1, description="Shadowed requests before the candidate goes on.")
     timeout_seconds: int = Field(
         default=3600, ge=1, le=604_800, description="After this time it goes on with fewer requests."
@@ -215,10 +226,37 @@ class DatasetStatus(Document):
     digest: str = Field(description="Digest of its content.")
 
 
-class TrainingStatus(Document):
+class RunState(StrEnum):
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    SKIPPED = "Skipped"
+    FAILED = "Failed"
+
+
+class RunStatus(Document):
+    """The latest run of a Job that was taken note of; an older one is never taken in again."""
+
+    job: str = Field(description="Name of the Kubernetes Job.")
+    state: RunState = Field(description="Running, Succeeded, Skipped or Failed.")
+    reason: str = Field(default="", description="Why it ended so, in CamelCase.")
+    message: str = Field(default="", description="Why it ended so, in words.")
+    since: Timestamp = Field(description="When it came into this state.")
+    finished: Timestamp | None = Field(
+        default=None, description="When the latest run that ended did so: what ended before is not taken in."
+    )
+
+
+class TrainingStatus(RunStatus):
     job_id: str | None = Field(default=None, alias="jobID", description="The backend's own job.")
-    state: str = Field(description="Running, Succeeded, Skipped or Failed.")
-    since: Timestamp
+
+
+class EvaluationStatus(Document):
+    """Which evaluation of the candidate counts. A repeated one has a new attempt, hence a new Job."""
+
+    revision: str = Field(description="The candidate.")
+    attempt: int = Field(default=0, description="0 for the first evaluation.")
+    errors: int = Field(default=0, description="Attempts in a row that measured nothing.")
+    retry_at: Timestamp | None = Field(default=None, description="Not started again before this time.")
 
 
 class VerdictResult(StrEnum):
@@ -254,30 +292,55 @@ class VerdictStatus(Document):
     samples: int = 0
 
 
-class RolloutStatus(Document):
-    """Where a candidate's way to the users stands; written by the operator only."""
+class RolloutStep(StrEnum):
+    SHADOW = "Shadow"
+    RESTART = "Restart"
+    BAKE = "Bake"
+    DONE = "Done"
+    ROLLED_BACK = "RolledBack"
 
-    step: Literal["Shadow", "Restart", "Bake", "Done"] = Field(description="Current step of the rollout.")
-    since: Timestamp
+
+class RolloutStatus(Document):
+    """Where a revision's way to the users stands; written by the operator only."""
+
+    revision: str = Field(description="The revision that is on its way.")
+    step: RolloutStep = Field(
+        description="Shadow (answers unseen), Restart (pods are replaced), Bake (validated and watched), "
+        "Done, or RolledBack."
+    )
+    since: Timestamp = Field(description="When this step began.")
+    generation: int | None = Field(
+        default=None, description="Generation of the agent's spec that the step's deadline counts from."
+    )
+    reason: str = Field(default="", description="Why it is in this step, in CamelCase.")
+    message: str = Field(default="", description="Why it is in this step, in words.")
 
 
 class EvolvingAgentStatus(Document):
-    observed_generation: int | None = None
-    active: RevisionRef | None = None
-    previous: RevisionRef | None = None
-    candidate: RevisionRef | None = None
-    rollout: RolloutStatus | None = None
-    dataset: DatasetStatus | None = None
-    training: TrainingStatus | None = None
-    last_verdict: VerdictStatus | None = None
+    observed_generation: int | None = Field(
+        default=None, description="Generation of the spec that this status speaks about."
+    )
+    base: str | None = Field(
+        default=None, description="Revision of the base model that was last taken up from the spec."
+    )
+    active: RevisionRef | None = Field(default=None, description="What is served.")
+    previous: RevisionRef | None = Field(default=None, description="What a rollback returns to.")
+    candidate: RevisionRef | None = Field(default=None, description="What is being proven.")
+    evaluation: EvaluationStatus | None = Field(default=None, description="The candidate's evaluation.")
+    rollout: RolloutStatus | None = Field(default=None, description="The latest rollout of a revision.")
+    dataset: DatasetStatus | None = Field(default=None, description="The newest dataset.")
+    curation: RunStatus | None = Field(default=None, description="The latest curation run.")
+    training: TrainingStatus | None = Field(default=None, description="The latest training run.")
+    last_verdict: VerdictStatus | None = Field(default=None, description="The newest verdict.")
     last_run: str | None = Field(default=None, description="The run annotation that was last acted upon.")
-    replicas: int | None = None
-    ready_replicas: int | None = None
+    replicas: int | None = Field(default=None, description="Serving pods.")
+    ready_replicas: int | None = Field(default=None, description="Serving pods that are ready.")
     selector: str | None = Field(default=None, description="Label selector of the serving pods, for /scale.")
-    next_curation_time: Timestamp | None = None
-    next_training_time: Timestamp | None = None
+    next_curation_time: Timestamp | None = Field(default=None, description="When the next curation starts.")
+    next_training_time: Timestamp | None = Field(default=None, description="When the next training starts.")
     conditions: tuple[Condition, ...] = Field(
         default=(),
+        description="Ready, Progressing, Degraded, DatasetReady, Trained, Evaluated and Promoted.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 
@@ -317,18 +380,33 @@ class AgentRevisionSpec(Document):
     )
 
 
+class RevisionState(StrEnum):
+    ACTIVE = "Active"
+    PREVIOUS = "Previous"
+    CANDIDATE = "Candidate"
+    REJECTED = "Rejected"
+    ROLLED_BACK = "RolledBack"
+    RETIRED = "Retired"
+
+
 class AgentRevisionStatus(Document):
+    state: RevisionState | None = Field(
+        default=None, description="Active, Previous, Candidate, Rejected, RolledBack or Retired."
+    )
+    result: VerdictResult | None = Field(default=None, description="The verdict over all suites.")
+    delta_bps: int | None = Field(default=None, description="Gain over the incumbent, of the weakest suite.")
+    attempt: int | None = Field(default=None, description="Which evaluation the verdict is of.")
     verdicts: tuple[SuiteVerdict, ...] = Field(
         default=(),
+        description="The verdict of each suite.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["suite"]},
     )
-    result: VerdictResult | None = None
-    delta_bps: int | None = None
-    promoted_at: Timestamp | None = None
-    rolled_back_at: Timestamp | None = None
-    state: str | None = Field(default=None, description="Active, Previous, Candidate, Rejected, RolledBack …")
+    promoted_at: Timestamp | None = Field(default=None, description="When it first served all users.")
+    rolled_back_at: Timestamp | None = Field(default=None, description="When it was taken back.")
+    rollback_reason: str | None = Field(default=None, description="Why it was taken back.")
     conditions: tuple[Condition, ...] = Field(
         default=(),
+        description="Evaluated, Approved and Active.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 

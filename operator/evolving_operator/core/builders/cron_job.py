@@ -1,0 +1,57 @@
+"""The two schedules of an agent: when it curates what it experienced, and when it trains."""
+
+from __future__ import annotations
+
+from evolving_agent.contract.learning import Curation, Training
+from evolving_operator.api import names
+from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
+from evolving_operator.core.builders.context import BuildContext
+from evolving_operator.core.builders.job import curation_job_spec, training_job_spec
+
+_STARTING_DEADLINE_SECONDS = 3600  # a run that was missed by more waits for its next time
+_HISTORY_LIMIT = 3  # Jobs kept, of each outcome: the operator reads their reports from the pods
+
+
+def build_curation_cron_job(context: BuildContext) -> Manifest:
+    """Raises ValueError for a spec without `curation`."""
+    curation = context.spec.curation
+    if curation is None:
+        raise ValueError(f"{context.name} has no spec.curation: there is no schedule to build from")
+    name = names.curate_cron_job(context.name)
+    return _cron_job(context, name, names.COMPONENT_CURATE, curation, curation_job_spec(context))
+
+
+def build_training_cron_job(context: BuildContext) -> Manifest:
+    """Raises ValueError for a spec without `training`."""
+    training = context.spec.training
+    if training is None:
+        raise ValueError(f"{context.name} has no spec.training: there is no schedule to build from")
+    name = names.finetune_cron_job(context.name)
+    return _cron_job(context, name, names.COMPONENT_FINETUNE, training, training_job_spec(context))
+
+
+def _cron_job(
+    context: BuildContext, name: str, component: str, scheduled: Curation | Training, job_spec: Manifest
+) -> Manifest:
+    spec: Manifest = {
+        "schedule": scheduled.schedule,
+        "suspend": context.spec.suspend,
+        "concurrencyPolicy": "Forbid",
+        "startingDeadlineSeconds": _STARTING_DEADLINE_SECONDS,
+        "successfulJobsHistoryLimit": _HISTORY_LIMIT,
+        "failedJobsHistoryLimit": _HISTORY_LIMIT,
+        "jobTemplate": {
+            "metadata": {"labels": names.labels(context.name, component)},
+            "spec": job_spec,
+        },
+    }
+    if scheduled.time_zone is not None:
+        spec["timeZone"] = scheduled.time_zone
+    return with_applied_hash(
+        {
+            "apiVersion": "batch/v1",
+            "kind": "CronJob",
+            "metadata": object_metadata(context, name, component),
+            "spec": spec,
+        }
+    )

@@ -1,0 +1,82 @@
+"""The serving pods, and how they are replaced one after another without a failed request."""
+
+from __future__ import annotations
+
+from evolving_agent.contract import env
+from evolving_operator.api import names
+from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
+from evolving_operator.core.builders.context import BuildContext
+from evolving_operator.core.builders.pod import Container, common_env, common_mounts, literal, pod_template
+
+PORT_NAME = "http"
+# After the endpoint is taken out of the Service, kube-proxy still sends requests for a moment. The pod
+# keeps accepting for this long before it hears of SIGTERM, and then finishes what is under way.
+DRAIN_SECONDS = 5
+GRACE_SECONDS = 90
+_STARTUP_SECONDS = 300  # a cold image cache or a slow disk must not look like a hang
+
+
+def build_deployment(context: BuildContext, config_hash: str) -> Manifest:
+    """`config_hash` is the stamp: the entry of agent_config.json that these pods serve.
+
+    `replicas` is always set. An autoscaler therefore targets the EvolvingAgent's own /scale, not this
+    Deployment, whose replicas would be set back.
+    """
+    spec = context.spec
+    return with_applied_hash(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": object_metadata(
+                context,
+                names.deployment(context.name),
+                names.COMPONENT_AGENT,
+                annotations={names.ANNOTATION_CONFIG_HASH: config_hash},
+            ),
+            "spec": {
+                "replicas": spec.agent.replicas,
+                "revisionHistoryLimit": 3,
+                "progressDeadlineSeconds": spec.rollout.progress_deadline_seconds,
+                "selector": {"matchLabels": names.selector_labels(context.name)},
+                "strategy": {
+                    "type": "RollingUpdate",
+                    "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "25%"},
+                },
+                "template": pod_template(
+                    context,
+                    names.COMPONENT_AGENT,
+                    _container(context, config_hash),
+                    restart_policy="Always",
+                    grace_seconds=GRACE_SECONDS,
+                    annotations={names.ANNOTATION_CONFIG_HASH: config_hash},
+                ),
+            },
+        }
+    )
+
+
+def _container(context: BuildContext, config_hash: str) -> Container:
+    return Container(
+        name=names.CONTAINER_AGENT,
+        image=context.agent_image,
+        args=("serve",),
+        env=[*common_env(context), literal(env.CONFIG_HASH, config_hash)],
+        mounts=common_mounts(context),
+        requests={"cpu": "50m", "memory": "128Mi"},
+        extra={
+            "ports": [{"name": PORT_NAME, "containerPort": env.SERVE_PORT, "protocol": "TCP"}],
+            "startupProbe": _probe("/healthz", period=2, failures=_STARTUP_SECONDS // 2),
+            "readinessProbe": _probe("/readyz", period=2, failures=2),
+            "livenessProbe": _probe("/healthz", period=10, failures=3),
+            "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        },
+    )
+
+
+def _probe(path: str, *, period: int, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": PORT_NAME},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }

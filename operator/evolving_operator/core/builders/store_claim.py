@@ -1,0 +1,32 @@
+"""The volume that holds an agent's experience, datasets and memory."""
+
+from __future__ import annotations
+
+from evolving_operator.api import names
+from evolving_operator.api.models import DeletionPolicy
+from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
+from evolving_operator.core.builders.context import BuildContext
+
+
+def build_store_claim(context: BuildContext) -> Manifest:
+    """Owned by the agent only under deletionPolicy Delete; else it stays, and a new agent of that name finds it."""
+    volume = context.spec.storage.volume
+    spec: Manifest = {
+        "accessModes": [mode.value for mode in volume.access_modes],
+        "resources": {"requests": {"storage": volume.size}},
+    }
+    if volume.storage_class_name is not None:
+        spec["storageClassName"] = volume.storage_class_name
+    return with_applied_hash(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": object_metadata(
+                context,
+                names.store_claim(context.name),
+                names.COMPONENT_AGENT,
+                owned=context.spec.deletion_policy is DeletionPolicy.DELETE,
+            ),
+            "spec": spec,
+        }
+    )

@@ -1,0 +1,125 @@
+"""Merges what a user adds to a pod into what the operator builds, as a strategic merge patch would.
+
+Maps are merged; lists that have a key (containers, env, volumes, …) are merged by it; some lists are
+appended; all others are replaced; a null takes a field away. Where the operator's own needs and the
+user's collide, the operator's win: they are what makes the pod serve the right revision.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evolving_operator.api import names
+from evolving_operator.api.models import PodTemplate
+from evolving_operator.core.builders.base import Manifest
+
+# Merge keys as in the Kubernetes API. An element of the second group is replaced as a whole: an
+# environment variable or a volume with two sources would be refused.
+_MERGED_BY = {
+    "containers": "name",
+    "initContainers": "name",
+    "ports": "containerPort",
+    "topologySpreadConstraints": "topologyKey",
+}
+_REPLACED_BY = {
+    "env": "name",
+    "volumes": "name",
+    "volumeMounts": "mountPath",
+    "imagePullSecrets": "name",
+    "hostAliases": "ip",
+}
+_APPENDED = {
+    "tolerations",
+    "envFrom",
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    "preferredDuringSchedulingIgnoredDuringExecution",
+}
+_OWNED_POD_FIELDS = ("serviceAccountName", "automountServiceAccountToken", "restartPolicy")
+_OWNED_CONTAINER_FIELDS = ("image", "args", "terminationMessagePath", "terminationMessagePolicy")
+
+
+def merge_pod_template(built: Manifest, added: PodTemplate) -> Manifest:
+    """The built pod template with the user's additions.
+
+    The built pod has exactly one container: `agent` in serving pods, `job` in Job pods. Each takes what
+    was added under its name. Further containers run beside the agent only: a sidecar that never ends
+    would keep a Job from ending.
+    """
+    own = built["spec"]["containers"][0]
+    addition = dict(added.spec)
+    addition["containers"] = [
+        container
+        for container in addition.get("containers") or []
+        if container["name"] == own["name"]
+        or (built["spec"]["restartPolicy"] == "Always" and container["name"] != names.CONTAINER_JOB)
+    ]
+    spec = _merge(built["spec"], addition)
+    metadata = {
+        section: {**getattr(added.metadata, section), **built["metadata"].get(section, {})}
+        for section in ("labels", "annotations")
+    }
+    return {
+        "metadata": {section: values for section, values in metadata.items() if values},
+        "spec": _with_owned_fields(spec, built["spec"]),
+    }
+
+
+def _with_owned_fields(spec: Manifest, built: Manifest) -> Manifest:
+    own = built["containers"][0]
+    containers = [
+        _with_owned_container_fields(container, own) if container["name"] == own["name"] else container
+        for container in spec["containers"]
+    ]
+    return {
+        **spec,
+        **{name: built[name] for name in _OWNED_POD_FIELDS},
+        "containers": containers,
+        "volumes": _by_key(spec.get("volumes", []), built["volumes"], "name"),
+    }
+
+
+def _with_owned_container_fields(container: Manifest, own: Manifest) -> Manifest:
+    kept = {key: value for key, value in container.items() if key != "command"}
+    return {
+        **kept,
+        **{name: own[name] for name in _OWNED_CONTAINER_FIELDS},
+        "env": _by_key(container.get("env", []), own["env"], "name"),
+        "volumeMounts": _by_key(container.get("volumeMounts", []), own["volumeMounts"], "mountPath"),
+    }
+
+
+def _merge(built: Any, added: Any) -> Any:
+    if not (isinstance(built, dict) and isinstance(added, dict)):
+        return added
+    merged = dict(built)
+    for name, value in added.items():
+        if value is None:
+            merged.pop(name, None)
+        elif name not in merged:
+            merged[name] = value
+        elif isinstance(value, list):
+            merged[name] = _merge_list(name, merged[name], value)
+        else:
+            merged[name] = _merge(merged[name], value)
+    return merged
+
+
+def _merge_list(name: str, built: list[Any], added: list[Any]) -> list[Any]:
+    if name in _APPENDED:
+        return built + [element for element in added if element not in built]
+    if name in _REPLACED_BY:
+        return _by_key(built, added, _REPLACED_BY[name])
+    if name in _MERGED_BY:
+        key = _MERGED_BY[name]
+        existing = {element.get(key): element for element in built}
+        merged = [
+            _merge(existing[element[key]], element) if element.get(key) in existing else element
+            for element in added
+        ]
+        return _by_key(built, merged, key)
+    return added
+
+
+def _by_key(first: list[Manifest], second: list[Manifest], key: str) -> list[Manifest]:
+    """Both lists in order of first appearance; where a key is in both, the second's element."""
+    return list({element.get(key): element for element in [*first, *second]}.values())

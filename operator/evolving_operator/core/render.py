@@ -1,0 +1,41 @@
+"""The two documents that pods read, rendered from the spec: how to answer, and how to learn."""
+
+from __future__ import annotations
+
+from evolving_agent.contract.config import AgentConfig, ServedModel
+from evolving_agent.contract.learning import LearningConfig
+from evolving_operator.core.builders.context import BuildContext
+
+
+def render_agent_config(context: BuildContext, revision: str, model_id: str) -> AgentConfig:
+    """What a pod answers with when it serves `revision`: the model is the revision's, the rest the user's."""
+    model, agent = context.spec.model, context.spec.agent
+    return AgentConfig(
+        revision=revision,
+        model=ServedModel(
+            id=model_id,
+            base_url=model.endpoint.base_url,
+            api=model.endpoint.api,
+            max_output_tokens=model.max_output_tokens,
+            temperature_percent=model.temperature_percent,
+        ),
+        instructions=agent.instructions,
+        tools=agent.tools,
+        specialists=agent.specialists,
+        memory=agent.memory.type,
+        reflection=agent.reflection,
+        tool_use_behavior=agent.tool_use_behavior,
+    )
+
+
+def render_learning_config(context: BuildContext) -> LearningConfig:
+    """How the agent's Jobs curate, train and evaluate."""
+    spec = context.spec
+    return LearningConfig(
+        agent=context.name,
+        base_model=spec.model.base,
+        endpoint=spec.model.endpoint,
+        curation=spec.curation,
+        training=spec.training,
+        evaluation=spec.evaluation,
+    )

@@ -33,7 +33,9 @@ def _authority(folder: Path, name: str, common_name: str) -> None:
     )
 
 
-def _certificate(folder: Path, name: str, authority: str, subject: str, usage: str, names: str = "") -> None:
+def _certificate(
+    folder: Path, name: str, authority: str, *, subject: str, usage: str, names: str = ""
+) -> None:
     _key(folder, name)
     request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
     lines = ["basicConstraints=CA:FALSE", "keyUsage=critical,digitalSignature", f"extendedKeyUsage={usage}"]
@@ -81,7 +83,7 @@ def write_kubeconfig(cluster: Cluster, user: str, port: int, target: Path) -> No
 
 
 def make_certificates(cluster: Cluster, api_port: int) -> None:
-    """Everything the components need; once per cluster (a second call does nothing)."""
+    """Everything the components need; made once per cluster."""
     folder = cluster.certificates
     done = folder / ".done"
     if done.exists():
@@ -101,16 +103,21 @@ def make_certificates(cluster: Cluster, api_port: int) -> None:
         [f"DNS:{name}" for name in dns] + [f"IP:{ip}" for ip in ("127.0.0.1", NODE_IP, SERVICE_IP)]
     )
     masters, node = "/O=system:masters", f"/O=system:nodes/CN=system:node:{NODE}"
-    _certificate(folder, "apiserver", "ca", "/CN=kube-apiserver", "serverAuth", api_names)
-    _certificate(
-        folder, "apiserver-kubelet-client", "ca", f"{masters}/CN=apiserver-kubelet-client", "clientAuth"
-    )
-    _certificate(folder, "front-proxy-client", "front-proxy-ca", "/CN=front-proxy-client", "clientAuth")
-    _certificate(folder, "admin", "ca", f"{masters}/CN=kubernetes-admin", "clientAuth")
-    for component in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
-        _certificate(folder, component, "ca", f"/CN=system:{component}", "clientAuth")
-    _certificate(folder, "kubelet", "ca", node, "clientAuth")
-    _certificate(folder, "kubelet-serving", "ca", node, "serverAuth", f"DNS:{NODE},IP:{NODE_IP}")
+    node_names = f"DNS:{NODE},IP:{NODE_IP}"
+    _certificate(folder, "apiserver", "ca", subject="/CN=kube-apiserver", usage="serverAuth", names=api_names)
+    _certificate(folder, "kubelet-serving", "ca", subject=node, usage="serverAuth", names=node_names)
+    clients = {
+        "apiserver-kubelet-client": f"{masters}/CN=apiserver-kubelet-client",
+        "admin": f"{masters}/CN=kubernetes-admin",
+        "kube-controller-manager": "/CN=system:kube-controller-manager",
+        "kube-scheduler": "/CN=system:kube-scheduler",
+        "kube-proxy": "/CN=system:kube-proxy",
+        "kubelet": node,
+    }
+    for name, subject in clients.items():
+        _certificate(folder, name, "ca", subject=subject, usage="clientAuth")
+    front = "front-proxy-client"
+    _certificate(folder, front, "front-proxy-ca", subject=f"/CN={front}", usage="clientAuth")
     for user in KUBECONFIG_USERS:
         write_kubeconfig(cluster, user, api_port, folder / f"{user}.kubeconfig")
     done.touch()

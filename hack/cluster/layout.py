@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import cache
-from tools.problem import Problem
+from tools.errors import ToolError
 
 NODE = "node1"
 # Addresses from the documentation and benchmark ranges. They exist only inside the cluster's own network
@@ -30,14 +30,14 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", self.name):
-            raise Problem(
+            raise ToolError(
                 f"{self.name!r} cannot name a cluster",
-                "use 1 to 32 lower-case letters, digits and hyphens, starting and ending with a letter or digit",
+                "use up to 32 lower-case letters, digits and hyphens, with no hyphen at either end",
             )
 
     @property
     def full_name(self) -> str:
-        """The network namespace, the cgroup, the kubeconfig context and the kind cluster are all called this."""
+        """What the network namespace, the cgroup, the kubeconfig context and the kind cluster are called."""
         return f"evolving-{self.name}"
 
     @property

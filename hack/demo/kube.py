@@ -1,4 +1,4 @@
-"""kubectl and helm against the demo's cluster. Only the standard library: nothing of ours is installed yet."""
+"""kubectl and helm against the demo's cluster; the standard library must do, nothing is installed yet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tools.progress import Step
 
 NAMESPACE = "demo"
 OPERATOR_NAMESPACE = "evolving-agents"
@@ -72,13 +74,11 @@ class Kube:
             if process.wait():
                 raise DemoError(f"{' '.join(arguments[:4])} … failed:\n{errors.strip()[-2000:]}")
 
-    def wait(
-        self, what: str, probe: Callable[[], str | None], timeout: float, note: Callable[[str], None]
-    ) -> None:
+    def wait(self, what: str, probe: Callable[[], str | None], timeout: float, step: Step) -> None:
         """Polls until `probe` returns None; what it returns meanwhile is shown, and said when time is up."""
         deadline = time.monotonic() + timeout
         while (state := probe()) is not None:
-            note(state)
+            step.detail = state
             if time.monotonic() > deadline:
                 raise DemoError(f"{what}: not there after {timeout:.0f} s. Last seen: {state}")
             time.sleep(POLL_SECONDS)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from tools import cache
-from tools.problem import Problem
+from tools.errors import ToolError
 
 QUIET_INTERVAL_SECONDS = 30.0
 BAR_CELLS = 20
@@ -22,7 +22,7 @@ BAR_CELLS = 20
 
 @dataclass
 class Step:
-    """One named step. On a terminal it redraws its line; elsewhere it prints when it starts, seldom, and when it ends."""
+    """One named step. On a terminal it redraws its line; elsewhere it prints seldom, and when it ends."""
 
     name: str
     total: int | None = None
@@ -94,7 +94,7 @@ def run(
     """Run `command` as the step `name`; its whole output goes to a log file.
 
     `counts` says of an output line whether it finishes one of `total` units.
-    Raises Problem, with the last lines and the log's path, when the command fails.
+    Raises ToolError, with the last lines and the log's path, when the command fails.
     """
     log_path = cache.log_file(log or name.split(" ", maxsplit=1)[0])
     last: list[str] = []
@@ -121,8 +121,8 @@ def run(
                     running.done += 1
         if process.returncode:
             tail = "\n    ".join(last)
-            raise Problem(
-                f"{name}: `{command[0]}` ended with status {process.returncode}; its last lines:\n    {tail}\n"
+            raise ToolError(
+                f"{name}: `{command[0]}` ended with status {process.returncode}, with:\n    {tail}\n"
                 f"  full log: {log_path}",
                 todo,
             )

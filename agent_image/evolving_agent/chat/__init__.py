@@ -1,0 +1,1 @@
+"""The model endpoint: how the agent talks to a language model."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 
 class Document(BaseModel):
@@ -29,6 +31,27 @@ class Document(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """JSON-ready form: camelCase keys, absent optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A CEL rule that the API server checks: `message` names the field and says what to do.
+
+    `field` is the path of the field at fault, relative to the object that holds the rule.
+    """
+
+    expression: str
+    message: str
+    field: str | None = None
+
+    def to_schema(self) -> JsonDict:
+        schema: JsonDict = {"rule": self.expression, "message": self.message}
+        return schema | ({"fieldPath": self.field} if self.field else {})
+
+
+def rules(*of: Rule) -> ConfigDict:
+    """The model configuration that carries CEL rules into the generated schema."""
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": [rule.to_schema() for rule in of]})
 
 
 def canonical_json(value: Any) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from evolving_agent.contract.base import Document, digest
 
-CONFIG_VERSION = 1
+CONFIG_VERSION: Final = 1
 CONFIG_KEY = "agent_config.json"
+
+FUNCTION_NAME = r"^[a-zA-Z0-9_-]+$"  # OpenAI's rule for the names of functions
+HTTP_URL = r"^https?://[^\s/]+(/\S*)?$"
 
 
 class SecretKeyRef(Document):
@@ -31,7 +34,7 @@ class Endpoint(Document):
     base_url: str = Field(
         default="https://api.openai.com/v1",
         alias="baseURL",
-        pattern=r"^https?://[^\s/]+(/\S*)?$",
+        pattern=HTTP_URL,
         max_length=2048,
         description="URL of the API's root, usually ending in /v1.",
     )
@@ -58,30 +61,55 @@ class ToolEffect(StrEnum):
 class BuiltinTool(Document):
     """A tool that the agent image brings along; its name says which."""
 
-    type: Literal["BuiltIn"]
-    name: BuiltinName
+    type: Literal["BuiltIn"] = Field(description="Kind of the tool.")
+    name: BuiltinName = Field(description="Unique name, by which the model calls the tool.")
 
 
 class MCPTool(Document):
     """All tools of one MCP server (streamable HTTP)."""
 
-    type: Literal["MCP"]
-    name: str
-    url: str
-    timeout_seconds: int = 30
+    type: Literal["MCP"] = Field(description="Kind of the tool.")
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=FUNCTION_NAME,
+        description="Unique name, by which the model calls the tool.",
+    )
+    url: str = Field(max_length=2048, pattern=HTTP_URL, description="Where the tool is reached.")
+    timeout_seconds: int = Field(
+        default=30, ge=1, le=600, description="A call that takes longer fails, and the model is told so."
+    )
 
 
 class HTTPTool(Document):
     """One described HTTP call: the arguments travel as the JSON body (POST) or the query (GET)."""
 
-    type: Literal["HTTP"]
-    name: str
-    description: str
-    method: Literal["GET", "POST"] = "POST"
-    url: str
-    parameters: dict[str, Any]
-    effect: ToolEffect = ToolEffect.WRITE
-    timeout_seconds: int = 30
+    type: Literal["HTTP"] = Field(description="Kind of the tool.")
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=FUNCTION_NAME,
+        description="Unique name, by which the model calls the tool.",
+    )
+    description: str = Field(
+        min_length=1, max_length=4096, description="What the tool does and when to call it, for the model."
+    )
+    method: Literal["GET", "POST"] = Field(
+        default="POST",
+        description="GET sends the arguments as the query, POST as a JSON body.",
+    )
+    url: str = Field(max_length=2048, pattern=HTTP_URL, description="Where the tool is reached.")
+    parameters: dict[str, Any] = Field(
+        description="JSON Schema of the arguments: an object with properties.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    effect: ToolEffect = Field(
+        default=ToolEffect.WRITE,
+        description="Write: shadow and dry runs do not execute it. Read: they do.",
+    )
+    timeout_seconds: int = Field(
+        default=30, ge=1, le=600, description="A call that takes longer fails, and the model is told so."
+    )
 
 
 Tool = Annotated[BuiltinTool | MCPTool | HTTPTool, Field(discriminator="type")]
@@ -90,10 +118,21 @@ Tool = Annotated[BuiltinTool | MCPTool | HTTPTool, Field(discriminator="type")]
 class Specialist(Document):
     """An agent to which the main agent can hand a conversation over."""
 
-    name: str
-    description: str
-    instructions: str
-    tools: tuple[Tool, ...] = ()
+    name: str = Field(
+        min_length=1, max_length=50, pattern=FUNCTION_NAME, description="Unique name of the specialist."
+    )
+    description: str = Field(
+        min_length=1, max_length=1024, description="What it is for: when to hand a conversation over to it."
+    )
+    instructions: str = Field(
+        min_length=1, max_length=16_384, description="What the specialist is and does: its system prompt."
+    )
+    tools: tuple[Tool, ...] = Field(
+        default=(),
+        max_length=32,
+        description="What the specialist can call.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
 
 
 class MemoryType(StrEnum):
@@ -133,6 +172,11 @@ class ServedModel(Document):
     api: ModelAPI = ModelAPI.CHAT_COMPLETIONS
     max_output_tokens: int | None = None
     temperature_percent: int | None = None
+
+    @property
+    def temperature(self) -> float | None:
+        """Sampling temperature; None leaves it to the server."""
+        return None if self.temperature_percent is None else self.temperature_percent / 100
 
 
 class AgentConfig(Document):

@@ -7,14 +7,14 @@ EvolvingAgent, so that a field has one definition, one default and one descripti
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from evolving_agent.contract.base import Document
+from evolving_agent.contract.base import Document, Rule, rules
 from evolving_agent.contract.config import Endpoint
 
-LEARNING_VERSION = 1
+LEARNING_VERSION: Final = 1
 LEARNING_KEY = "learning.json"
 
 # Five fields, names of months and days included. What a pattern cannot see (30 February) is found
@@ -23,6 +23,14 @@ CRON_PATTERN = r"^(@(hourly|daily|midnight|weekly|monthly|yearly|annually)|(\S+\
 
 
 class CurationThresholds(Document):
+    model_config = rules(
+        Rule(
+            "self.minExamples <= self.maxExamples",
+            "minExamples must not be greater than maxExamples",
+            ".minExamples",
+        )
+    )
+
     min_score_percent: int = Field(
         default=70, ge=0, le=100, description="An uncorrected answer below this score is not an example."
     )
@@ -91,9 +99,7 @@ class AdapterVolume(Document):
 class LoRABackend(Document):
     """A LoRA adapter, trained in the Job's own pod and loaded into the model server."""
 
-    image: str = Field(
-        default="", max_length=512, description="Trainer image; the operator's own if empty."
-    )
+    image: str = Field(default="", max_length=512, description="Trainer image; the operator's own if empty.")
     base_model_path: str = Field(
         default="",
         max_length=512,
@@ -115,6 +121,12 @@ class LoRABackend(Document):
 
 
 class TrainingBackend(Document):
+    model_config = rules(
+        Rule("self.type != 'LoRA' || has(self.lora)", "lora is required when type is LoRA", ".lora"),
+        Rule("self.type == 'LoRA' || !has(self.lora)", "lora is only for type LoRA", ".lora"),
+        Rule("self.type == 'OpenAI' || !has(self.openAI)", "openAI is only for type OpenAI", ".openAI"),
+    )
+
     type: BackendType = Field(description="Which backend trains; its own block holds its settings.")
     open_ai: OpenAIBackend | None = Field(
         default=None, alias="openAI", description="Settings of the OpenAI backend."
@@ -135,7 +147,10 @@ class TrainingThresholds(Document):
         default=50, ge=1, le=1_000_000, description="Train only when the dataset grew by this many examples."
     )
     max_tokens: int = Field(
-        default=5_000_000, ge=1, description="Never train on more tokens than this (dataset × epochs)."
+        default=5_000_000,
+        ge=1,
+        le=1_000_000_000_000,
+        description="Never train on more tokens than this (those of the dataset, times epochs).",
     )
 
 
@@ -186,7 +201,10 @@ class Suite(Document):
         description="Improve: the candidate must be better. NoRegress: it must not be worse.",
     )
     min_delta_bps: int = Field(
-        default=0, ge=-10_000, le=10_000, description="Least candidate − incumbent, in basis points."
+        default=0,
+        ge=-10_000,
+        le=10_000,
+        description="Least lead of the candidate over the incumbent, in basis points.",
     )
     confidence_percent: int = Field(
         default=95, ge=50, le=99, description="One-sided confidence of the comparison."
@@ -209,7 +227,8 @@ class Evaluation(Document):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     on_inconclusive: OnInconclusive = Field(
-        default=OnInconclusive.HOLD, description="Hold waits for more evidence; Reject gives the candidate up."
+        default=OnInconclusive.HOLD,
+        description="Hold waits for more evidence; Reject gives the candidate up.",
     )
 
     @property

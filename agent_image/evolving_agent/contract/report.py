@@ -37,7 +37,7 @@ class _Report(Document):
 class CurationReport(_Report):
     kind: Literal["Curation"] = "Curation"
     dataset: DatasetRef | None = None
-    dropped: dict[str, int] = {}
+    dropped: dict[str, int] = Field(default={})
     quarantined: int = 0
 
 
@@ -55,7 +55,7 @@ class TrainingReport(_Report):
 class SuiteResult(Document):
     """Numbers of one suite; the operator's gate makes the verdict of them.
 
-    Accuracies and the delta (candidate − incumbent) are basis points of the mean score over `samples`
+    Accuracies and the delta (candidate minus incumbent) are basis points of the mean score over `samples`
     paired cases; `lower_bps` is the one-sided lower bound of the delta at the suite's confidence.
     `error` names what kept the suite from being measured.
     """

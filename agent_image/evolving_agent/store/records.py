@@ -76,7 +76,7 @@ class ReflectionRecord(msgspec.Struct, frozen=True, kw_only=True, tag="reflectio
     query: str
     task_type: str = "general"
     outcome: str = "unknown"  # "success", "failure" or "unknown"
-    score: int | None = None  # 0–100
+    score: int | None = None  # 0 to 100
     tool_trace: list[ToolCall] = []
     answer: str = ""
     mistakes: list[str] = []

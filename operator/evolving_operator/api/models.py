@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from evolving_agent.contract.base import Document
+from evolving_agent.contract.base import Document, Rule, rules
 from evolving_agent.contract.config import (
     Endpoint,
     MemoryType,
@@ -31,7 +32,10 @@ class Model(Document):
         default=None, ge=1, le=131_072, description="Upper bound of tokens of one answer of the model."
     )
     temperature_percent: int | None = Field(
-        default=None, ge=0, le=200, description="Sampling temperature × 100; the server's default if absent."
+        default=None,
+        ge=0,
+        le=200,
+        description="Sampling temperature in hundredths; the server's default if absent.",
     )
 
 
@@ -44,6 +48,25 @@ class PodMetadata(Document):
     )
 
 
+_NAMED_POD_LISTS = {
+    "containers": "Containers: agent and job are the operator's own, others run beside the agent.",
+    "initContainers": "Containers that run before.",
+    "volumes": "Volumes.",
+}
+
+
+def _list_of_objects(description: str) -> dict[str, Any]:
+    item = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return {"type": "array", "maxItems": 64, "description": description, "items": item}
+
+
+def _named_list(description: str) -> dict[str, Any]:
+    schema = _list_of_objects(description)
+    name = {"type": "string", "minLength": 1, "maxLength": 63, "description": "Unique name."}
+    schema["items"] |= {"required": ["name"], "properties": {"name": name}}
+    return schema | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+
+
 class PodTemplate(Document):
     metadata: PodMetadata = Field(
         default=PodMetadata(), description="Labels and annotations that are added to the pods."
@@ -54,7 +77,21 @@ class PodTemplate(Document):
         "strategic merge would: containers by name (agent in serving pods, job in Jobs), env and volumes by "
         "name, tolerations appended. What the operator sets itself (image, args, its own variables and "
         "mounts) cannot be replaced.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+        json_schema_extra={
+            "x-kubernetes-preserve-unknown-fields": True,
+            # The shape of the lists that are merged by name; what is in them, the Deployment's schema checks.
+            "properties": {
+                **{name: _named_list(what) for name, what in _NAMED_POD_LISTS.items()},
+                "tolerations": _list_of_objects("Tolerations that are appended.")
+                | {"x-kubernetes-list-type": "atomic"},
+            },
+        },
+    )
+
+
+class AgentMemory(Document):
+    type: MemoryType = Field(
+        default=MemoryType.SQLITE, description="SQLite keeps it in the agent's store; Disabled keeps none."
     )
 
 
@@ -81,16 +118,10 @@ class Agent(Document):
         description="RunLLMAgain lets the model word the answer after a tool call; StopOnFirstTool answers "
         "with the tool's result.",
     )
-    memory: AgentMemory = Field(default_factory=lambda: AgentMemory(), description="Long-term memory.")
+    memory: AgentMemory = Field(default=AgentMemory(), description="Long-term memory.")
     reflection: Reflection = Field(default=Reflection(), description="How the agent reflects on its runs.")
     pod_template: PodTemplate = Field(
         default=PodTemplate(), description="What users add to the agent's pods."
-    )
-
-
-class AgentMemory(Document):
-    type: MemoryType = Field(
-        default=MemoryType.SQLITE, description="SQLite keeps it in the agent's store; Disabled keeps none."
     )
 
 
@@ -100,6 +131,27 @@ class AccessMode(StrEnum):
 
 
 class StorageVolume(Document):
+    """What a PersistentVolumeClaim lets nobody change is refused here, by name, instead of failing later."""
+
+    model_config = rules(
+        Rule(
+            "quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
+            "size: a volume can grow but not shrink",
+            ".size",
+        ),
+        Rule(
+            "self.accessModes == oldSelf.accessModes",
+            "accessModes is immutable: create another agent for another kind of volume",
+            ".accessModes",
+        ),
+        Rule(
+            "has(self.storageClassName) == has(oldSelf.storageClassName) "
+            "&& (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+            "storageClassName is immutable: create another agent for another storage class",
+            ".storageClassName",
+        ),
+    )
+
     size: str = Field(
         default="10Gi",
         pattern=r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$",
@@ -126,7 +178,9 @@ class Shadow(Document):
     percent: int = Field(
         default=10, ge=1, le=100, description="Share of live requests the candidate sees too."
     )
-    min_requests: int = Field(default=50, ge=1, description="Shadowed requests before the candidate goes on.")
+    min_requests: int = Field(
+        default=50, ge=1, le=1_000_000, description="Shadowed requests before the candidate goes on."
+    )
     timeout_seconds: int = Field(
         default=3600, ge=1, le=604_800, description="After this time it goes on with fewer requests."
     )
@@ -164,6 +218,7 @@ class Rollout(Document):
     pin: str = Field(
         default="",
         max_length=253,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$",
         description="Name of a kept revision: serve that one, whatever was learned since.",
     )
 
@@ -174,6 +229,16 @@ class DeletionPolicy(StrEnum):
 
 
 class EvolvingAgentSpec(Document):
+    model_config = rules(
+        Rule(
+            "self.agent.memory.type != 'SQLite' "
+            "|| !self.storage.volume.accessModes.exists(mode, mode == 'ReadWriteMany')",
+            "agent.memory.type: SQLite needs a volume that is ReadWriteOnce (set storage.volume.accessModes "
+            "to [ReadWriteOnce], or agent.memory.type to Disabled)",
+            ".agent.memory.type",
+        )
+    )
+
     suspend: bool = Field(default=False, description="Stops learning; the agent keeps serving.")
     model: Model = Field(description="The model that the agent starts from.")
     agent: Agent = Field(description="What the agent is and how it runs.")
@@ -206,12 +271,14 @@ class ConditionStatus(StrEnum):
 class Condition(Document):
     """metav1.Condition."""
 
-    type: str
-    status: ConditionStatus
-    reason: str = Field(max_length=1024)
-    message: str = Field(default="", max_length=32_768)
-    last_transition_time: Timestamp
-    observed_generation: int | None = None
+    type: str = Field(max_length=316, description="What the condition is about.")
+    status: ConditionStatus = Field(description="True, False or Unknown.")
+    reason: str = Field(max_length=1024, description="Why, in CamelCase, for programs.")
+    message: str = Field(default="", max_length=32_768, description="Why, in words, for people.")
+    last_transition_time: Timestamp = Field(description="When status last changed.")
+    observed_generation: int | None = Field(
+        default=None, description="Generation of the spec that the condition speaks about."
+    )
 
 
 class RevisionRef(Document):
@@ -256,6 +323,7 @@ class EvaluationStatus(Document):
     revision: str = Field(description="The candidate.")
     attempt: int = Field(default=0, description="0 for the first evaluation.")
     errors: int = Field(default=0, description="Attempts in a row that measured nothing.")
+    dataset_version: str | None = Field(default=None, description="Whose held-out split is the suite.")
     retry_at: Timestamp | None = Field(default=None, description="Not started again before this time.")
 
 
@@ -266,30 +334,31 @@ class VerdictResult(StrEnum):
     ERROR = "Error"
 
 
-class SuiteVerdict(Document):
-    """One suite's part of a verdict; numbers in basis points."""
+class SuiteNumbers(Document):
+    """What a comparison measured; numbers in basis points."""
 
-    suite: str
-    result: VerdictResult
-    reason: str
-    message: str = ""
-    baseline: int | None = None
-    candidate: int | None = None
-    delta_bps: int | None = None
-    lower_bps: int | None = None
-    samples: int = 0
+    result: VerdictResult = Field(description="Passed, Failed, Inconclusive or Error.")
+    baseline: int | None = Field(default=None, description="Mean score of the incumbent, in basis points.")
+    candidate: int | None = Field(default=None, description="Mean score of the candidate, in basis points.")
+    delta_bps: int | None = Field(default=None, description="Candidate minus baseline.")
+    lower_bps: int | None = Field(
+        default=None, description="One-sided lower bound of the delta, at the suite's confidence."
+    )
+    samples: int = Field(default=0, description="Number of cases that both were asked.")
 
 
-class VerdictStatus(Document):
+class SuiteVerdict(SuiteNumbers):
+    """One suite's part of a verdict."""
+
+    suite: str = Field(max_length=63, description="Name of the suite.")
+    reason: str = Field(description="Why, in CamelCase, for programs.")
+    message: str = Field(default="", description="Why, in words, for people.")
+
+
+class VerdictStatus(SuiteNumbers):
     """The verdict on the latest candidate: its weakest suite's numbers."""
 
-    revision: str = ""
-    result: VerdictResult
-    baseline: int | None = None
-    candidate: int | None = None
-    delta_bps: int | None = None
-    lower_bps: int | None = None
-    samples: int = 0
+    revision: str = Field(default="", description="The candidate.")
 
 
 class RolloutStep(StrEnum):
@@ -359,17 +428,31 @@ class AgentRef(Document):
 
 
 class RevisionDataset(Document):
-    version: str
-    digest: str
-    examples: int
+    version: str = Field(max_length=253, description="Name of the dataset in the store.")
+    digest: str = Field(max_length=128, description="Digest of its content.")
+    examples: int = Field(ge=0, description="Number of training examples.")
 
 
 class RevisionTraining(Document):
-    backend: str
-    job_id: str | None = Field(default=None, alias="jobID")
+    backend: str = Field(max_length=64, description="OpenAI or LoRA.")
+    job_id: str | None = Field(
+        default=None, alias="jobID", max_length=256, description="The backend's own name of the training job."
+    )
+
+
+def _immutable(*fields: str) -> Iterator[Rule]:
+    for field in fields:
+        yield Rule(
+            f"has(self.{field}) == has(oldSelf.{field}) "
+            f"&& (!has(self.{field}) || self.{field} == oldSelf.{field})",
+            f"{field} is immutable: only decision can be changed",
+            f".{field}",
+        )
 
 
 class AgentRevisionSpec(Document):
+    model_config = rules(*_immutable("agentRef", "modelID", "base", "dataset", "training"))
+
     agent_ref: AgentRef = Field(description="The agent whose revision this is.")
     model_id: str = Field(alias="modelID", min_length=1, max_length=256, description="The model it serves.")
     base: str = Field(min_length=1, max_length=256, description="The model it was trained from.")
@@ -404,6 +487,10 @@ class AgentRevisionStatus(Document):
     promoted_at: Timestamp | None = Field(default=None, description="When it first served all users.")
     rolled_back_at: Timestamp | None = Field(default=None, description="When it was taken back.")
     rollback_reason: str | None = Field(default=None, description="Why it was taken back.")
+    decided_generation: int | None = Field(
+        default=None,
+        description="Generation of the spec when it was taken back: an approval must be newer to count.",
+    )
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Evaluated, Approved and Active.",

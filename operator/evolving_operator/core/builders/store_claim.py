@@ -9,7 +9,7 @@ from evolving_operator.core.builders.context import BuildContext
 
 
 def build_store_claim(context: BuildContext) -> Manifest:
-    """Owned by the agent only under deletionPolicy Delete; else it stays, and a new agent of that name finds it."""
+    """Owned by the agent only under deletionPolicy Delete: else it stays for a new agent of that name."""
     volume = context.spec.storage.volume
     spec: Manifest = {
         "accessModes": [mode.value for mode in volume.access_modes],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Problem(Exception):
+class ToolError(Exception):
     """Something the person at the terminal must act on: what happened, and what to do about it."""
 
     def __init__(self, what: str, todo: str) -> None:

@@ -1,0 +1,86 @@
+# One file, four images: operator, agent, trainer, model-server (`--target NAME`; `python3 hack/images build` does it).
+# Dependencies come from the hashed locks in requirements/ and change seldom: they are the early layers.
+# The project's own wheel is the last layer.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# --- builder: has pip; nothing of it but /opt/venv and /opt/project reaches an image ---
+FROM ${BASE_IMAGE} AS builder
+# Set by whoever builds behind a mirror or a proxy with its own authority; empty: pip's defaults.
+ARG PIP_INDEX_URL
+ARG PIP_CERT
+ENV PIP_INDEX_URL=${PIP_INDEX_URL} PIP_CERT=${PIP_CERT} \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+COPY requirements/build.lock /build/requirements/
+RUN python3 -m venv /opt/build \
+ && /opt/build/bin/pip install --quiet --require-hashes --no-deps -r /build/requirements/build.lock \
+ && python3 -m venv --without-pip /opt/venv
+COPY hack/images/install_locked.py /build/
+
+# --- one virtual environment per image ---
+FROM builder AS operator-venv
+COPY requirements/operator.lock /build/requirements/
+RUN /opt/build/bin/python /build/install_locked.py /build/requirements/operator.lock
+
+FROM builder AS agent-venv
+COPY requirements/agent.lock /build/requirements/
+RUN /opt/build/bin/python /build/install_locked.py /build/requirements/agent.lock
+
+FROM builder AS trainer-venv
+# An index of other builds of torch (CPU only, or another CUDA); empty: the build that the lock pins.
+ARG TORCH_INDEX
+COPY requirements/trainer.lock /build/requirements/
+RUN /opt/build/bin/python /build/install_locked.py /build/requirements/trainer.lock --torch-index "${TORCH_INDEX}"
+
+FROM builder AS model-server-venv
+RUN apt-get update -q && apt-get install -qy --no-install-recommends cmake g++ ninja-build python3-dev \
+ && rm -rf /var/lib/apt/lists/*
+COPY requirements/model-server.lock /build/requirements/
+# Not tuned to the machine that builds, but to any x86-64 of the last ten years. Without OpenMP the image needs
+# no library beyond the base's own.
+ARG LLAMA_CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF"
+RUN CMAKE_ARGS="${LLAMA_CMAKE_ARGS}" \
+    /opt/build/bin/python /build/install_locked.py /build/requirements/model-server.lock
+
+# --- the project itself ---
+FROM builder AS project
+WORKDIR /build/source
+COPY pyproject.toml LICENSE ./
+COPY agent_image agent_image
+COPY model_server model_server
+COPY operator operator
+# The README is but metadata of the wheel: an edit of it should not change an image.
+RUN touch README.md \
+ && /opt/build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /build/dist . \
+ && /opt/build/bin/pip --python /opt/venv/bin/python install --quiet --no-deps --no-compile --no-index \
+      --prefix /opt/project /build/dist/*.whl \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash -s /opt/project -p /opt/venv /opt/project
+
+# --- images ---
+FROM ${BASE_IMAGE} AS runtime
+# Every directory but /tmp and the mounts is read-only when it runs, and the user has no home of its own.
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 65532:65532
+WORKDIR /
+
+FROM runtime AS operator
+COPY --from=operator-venv /opt/venv /opt/venv
+COPY --from=project /opt/project /opt/venv
+ENTRYPOINT ["evolving-operator"]
+CMD ["run"]
+
+FROM runtime AS agent
+COPY --from=agent-venv /opt/venv /opt/venv
+COPY --from=project /opt/project /opt/venv
+ENTRYPOINT ["evolving-agent"]
+CMD ["serve"]
+
+FROM runtime AS trainer
+COPY --from=trainer-venv /opt/venv /opt/venv
+COPY --from=project /opt/project /opt/venv
+ENTRYPOINT ["evolving-agent"]
+CMD ["finetune"]
+
+FROM runtime AS model-server
+COPY --from=model-server-venv /opt/venv /opt/venv
+COPY --from=project /opt/project /opt/venv
+ENTRYPOINT ["evolving-model-server"]

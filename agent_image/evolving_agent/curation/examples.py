@@ -1,0 +1,87 @@
+"""An example: the conversation that an agent saw, and the answer that it should learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from evolving_agent.contract.base import canonical_json, digest
+from evolving_agent.curation.cases import input_text
+
+_SYSTEM_ROLES = {"system", "developer"}
+
+
+class Trust(IntEnum):
+    """Where a target comes from; of two that contradict each other the higher one is kept."""
+
+    SELF_SCORE = 1  # the agent's answer, which it scored well itself
+    SELF_CORRECTION = 2  # the agent's own correction of an answer that it calls wrong
+    FEEDBACK_SCORE = 3  # the agent's answer, which a person scored well
+    FEEDBACK_CORRECTION = 4  # a person's correction
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the assistant should have said: a text, or one tool call with a text or without."""
+
+    content: str | None
+    tool_name: str | None = None
+    tool_arguments: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line of a dataset, before it is written, and where it comes from."""
+
+    episode: str
+    reflection: str
+    time: str
+    trust: Trust
+    task_type: str
+    instructions: str  # the client's own system messages included, as the agent had them
+    messages: tuple[dict[str, Any], ...]  # the conversation as received, texts only
+    tools: tuple[dict[str, Any], ...]  # OpenAI's function shape
+    target: Target
+
+    @property
+    def input(self) -> str:
+        """The normalised input, see `cases.input_text`."""
+        return input_text(self.messages)
+
+    @property
+    def input_digest(self) -> str:
+        return digest(self.input, length=16)
+
+    def training_line(self) -> dict[str, Any]:
+        """The example in OpenAI's chat fine-tuning format: the target is the last message."""
+        assistant: dict[str, Any] = {"role": "assistant"}
+        if self.target.content is not None:
+            assistant["content"] = self.target.content
+        if self.target.tool_name is not None:
+            function = {
+                "name": self.target.tool_name,
+                "arguments": canonical_json(self.target.tool_arguments or {}),
+            }
+            call_id = f"call_{digest(function, length=12)}"
+            assistant["tool_calls"] = [{"id": call_id, "type": "function", "function": function}]
+        system = {"role": "system", "content": self.instructions}
+        turns = [message for message in self.messages if message["role"] not in _SYSTEM_ROLES]
+        line: dict[str, Any] = {"messages": [system, *turns, assistant]}
+        if self.tools:
+            line["tools"] = list(self.tools)
+        return line
+
+    def held_out_line(self) -> dict[str, Any]:
+        """The same with the fields of a suite's case, so that it can be asked and graded."""
+        if self.target.tool_name is not None:
+            arguments = self.target.tool_arguments or {}
+            expected: dict[str, Any] = {"tool": {"name": self.target.tool_name, "arguments": arguments}}
+        else:
+            expected = {"answer": self.target.content}
+        case: dict[str, Any] = {"id": self.input_digest, "expected": expected, "taskType": self.task_type}
+        if len(self.messages) == 1:
+            case["input"] = self.messages[0]["content"]
+        else:
+            case["messages"] = list(self.messages)
+        return self.training_line() | {"case": case}

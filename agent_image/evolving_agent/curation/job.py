@@ -1,0 +1,198 @@
+"""The curation Job: all experience in the store → one dataset, or a reason why there is none."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from evolving_agent.contract.learning import Curation, Redaction
+from evolving_agent.contract.report import CurationReport, Outcome, Report
+from evolving_agent.curation.cases import CaseError, input_text, mounted_case_files, read_cases
+from evolving_agent.curation.choose import choose_example
+from evolving_agent.curation.dataset import (
+    DatasetError,
+    Manifest,
+    content_digest,
+    estimate_tokens,
+    latest_manifest,
+    lineage_of,
+    lines_of,
+    point_to,
+    read_manifest,
+    remove_unfinished,
+    version_name,
+    write_dataset,
+)
+from evolving_agent.curation.drops import DropReason
+from evolving_agent.curation.examples import Example
+from evolving_agent.curation.read import Experience, quarantine, read_experience
+from evolving_agent.curation.redaction import UnscrubbableError, scrub_value
+from evolving_agent.curation.resolve import resolve
+from evolving_agent.curation.scrub import redact
+from evolving_agent.reporting import JobContext, JobError, log_to_stderr, run_job
+from evolving_agent.store.durable import StoreBusyError, exclusive
+from evolving_agent.store.records import Episode, ReflectionRecord
+
+KIND = "curation"
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """The container's entry: returns its exit code."""
+    log_to_stderr()
+    return run(JobContext.from_environment())
+
+
+def run(context: JobContext) -> int:
+    return run_job(KIND, curate, _failed, context)
+
+
+def _failed(context: JobContext, reason: str, message: str) -> Report:
+    return CurationReport(run_id=context.run_id, outcome=Outcome.FAILED, reason=reason, message=message)
+
+
+def curate(context: JobContext) -> CurationReport:
+    """Makes the dataset that the store's experience gives, if it is not there yet.
+
+    Raises JobError for settings and suites that a person must correct, and where another curation runs.
+    """
+    settings = context.learning().curation
+    if settings is None:
+        return CurationReport(
+            run_id=context.run_id,
+            outcome=Outcome.SKIPPED,
+            reason="CurationNotConfigured",
+            message="the agent's spec has no curation block",
+        )
+    evaluation_inputs = _evaluation_inputs(context, settings.redaction)
+    try:
+        with exclusive(context.layout.datasets / ".lock"):
+            return _curate(context, settings, evaluation_inputs)
+    except StoreBusyError as busy:
+        raise JobError("AnotherRunIsActive", str(busy), permanent=False) from busy
+    except DatasetError as problem:
+        raise JobError("DatasetUnreadable", str(problem), permanent=False) from problem
+
+
+def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]) -> CurationReport:
+    layout = context.layout
+    remove_unfinished(layout)
+    experience = read_experience(layout)
+    quarantine(layout, experience.bad_lines)
+    log.info(
+        "read %d episodes and %d reflections, %d bad lines",
+        len(experience.episodes), len(experience.reflections), len(experience.bad_lines),
+    )  # fmt: skip
+
+    dropped: Counter[DropReason] = Counter()
+    redacted: Counter[str] = Counter()
+    examples = list(_examples(experience, settings, dropped, redacted))
+    resolved = resolve(examples, evaluation_inputs, settings.thresholds, settings.holdout_percent, dropped)
+    counted = {reason.value: count for reason, count in sorted(dropped.items()) if count}
+    log.info("%d examples, %d held out, dropped: %s", len(resolved.train), len(resolved.held_out), counted)
+
+    least = settings.thresholds.min_examples
+    if len(resolved.train) < least:
+        return CurationReport(
+            run_id=context.run_id,
+            outcome=Outcome.SKIPPED,
+            reason="NotEnoughExamples",
+            message=f"{len(resolved.train)} of {least} examples, from {len(experience.episodes)} requests"
+            + _most_common(dropped),
+            dropped=counted,
+            quarantined=len(experience.bad_lines),
+        )
+
+    train = lines_of(resolved.train, held_out=False)
+    holdout = lines_of(resolved.held_out, held_out=True)
+    content = content_digest(train, holdout)
+    version = version_name(content)
+    parent = latest_manifest(layout)
+    if layout.dataset(version).exists():
+        manifest = read_manifest(layout, version)
+        reason = "DatasetUnchanged"
+    else:
+        manifest = Manifest(
+            version=version,
+            digest=content,
+            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            parent=parent.version if parent is not None else None,
+            examples=len(resolved.train),
+            holdout=len(resolved.held_out),
+            estimated_tokens=estimate_tokens(train),
+            episodes=len(experience.episodes),
+            reflections=len(experience.reflections),
+            quarantined=len(experience.bad_lines),
+            conflicts=resolved.conflicts,
+            redacted=dict(sorted(redacted.items())),
+            dropped=counted,
+            settings=settings,
+            lineage=lineage_of(resolved.train, resolved.held_out),
+        )
+        write_dataset(layout, train, holdout, manifest)
+        reason = "DatasetWritten"
+    point_to(layout, version)
+    return CurationReport(
+        run_id=context.run_id,
+        outcome=Outcome.SUCCEEDED,
+        reason=reason,
+        message=f"dataset {version}: {manifest.examples} examples and {manifest.holdout} held out, "
+        f"from {len(experience.episodes)} requests",
+        dataset=manifest.ref,
+        dropped=counted,
+        quarantined=len(experience.bad_lines),
+    )
+
+
+def _examples(
+    experience: Experience,
+    settings: Curation,
+    dropped: Counter[DropReason],
+    redacted: Counter[str],
+) -> Iterable[Example]:
+    """One redacted example per episode that teaches something; the others are counted."""
+    reflections: dict[str, list[ReflectionRecord]] = {}
+    for record in experience.reflections:
+        reflections.setdefault(record.episode, []).append(record)
+    episodes: dict[str, Episode] = {}
+    for episode in experience.episodes:
+        if episode.id in episodes:
+            dropped[DropReason.REPEATED_RECORD] += 1
+        else:
+            episodes[episode.id] = episode
+    for episode in episodes.values():
+        chosen = choose_example(
+            episode, reflections.get(episode.id, ()), settings.thresholds.min_score_percent
+        )
+        if isinstance(chosen, Example):
+            chosen = redact(chosen, settings.redaction, redacted)
+        if isinstance(chosen, DropReason):
+            dropped[chosen] += 1
+        else:
+            yield chosen
+
+
+def _evaluation_inputs(context: JobContext, redaction: Redaction) -> set[str]:
+    """Normalised inputs of all mounted suites, redacted as the examples are that they are compared with."""
+    inputs: set[str] = set()
+    for path in mounted_case_files(context.suites_dir):
+        try:
+            cases = read_cases(path).cases
+        except CaseError as problem:
+            raise JobError("InvalidSuite", str(problem), permanent=True) from problem
+        for case in cases:
+            conversation = [dict(message) for message in case.conversation]
+            inputs.add(input_text(tuple(conversation)))
+            if redaction is not Redaction.DISABLED:
+                try:
+                    inputs.add(input_text(tuple(scrub_value(conversation)[0])))
+                except UnscrubbableError:
+                    continue  # no example can hold this text redacted either
+    return inputs
+
+
+def _most_common(dropped: Counter[DropReason]) -> str:
+    reasons = [f"{count} {reason.value}" for reason, count in dropped.most_common(4) if count]
+    return f" (dropped: {', '.join(reasons)})" if reasons else ""

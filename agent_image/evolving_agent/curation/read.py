@@ -1,0 +1,87 @@
+"""Reads the experience log of all writers. What cannot be read is quarantined, never fatal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from evolving_agent.store.durable import write_atomically
+from evolving_agent.store.layout import StoreLayout
+from evolving_agent.store.records import SCHEMA_VERSION, Episode, ReflectionRecord
+
+Line = TypeVar("Line", Episode, ReflectionRecord)
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is no record: `number` counts from 1, `reason` is the decoder's own words."""
+
+    file: Path
+    number: int
+    reason: str
+    raw: bytes
+
+
+@dataclass
+class Experience:
+    """All records, in the order of their files, and the lines that were none."""
+
+    episodes: list[Episode] = field(default_factory=list)
+    reflections: list[ReflectionRecord] = field(default_factory=list)
+    bad_lines: list[BadLine] = field(default_factory=list)
+
+
+def read_experience(layout: StoreLayout) -> Experience:
+    """Reads every episode and reflection file of the store."""
+    experience = Experience()
+    for path in layout.episode_files:
+        experience.episodes += _read_file(path, Episode, experience.bad_lines)
+    for path in layout.reflection_files:
+        experience.reflections += _read_file(path, ReflectionRecord, experience.bad_lines)
+    return experience
+
+
+def _read_file(path: Path, kind: type[Line], bad_lines: list[BadLine]) -> list[Line]:
+    """The records of one file. A last line without its newline is still being written: it is left alone."""
+    complete, _, _ = path.read_bytes().rpartition(b"\n")
+    decoder = msgspec.json.Decoder(kind)
+    records: list[Line] = []
+    for number, raw in enumerate(complete.split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        try:
+            record = decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+            bad_lines.append(BadLine(path, number, str(problem), raw))
+            continue
+        if record.v > SCHEMA_VERSION:
+            reason = f"schema version {record.v} is newer than {SCHEMA_VERSION}, which this image reads"
+            bad_lines.append(BadLine(path, number, reason, raw))
+            continue
+        records.append(record)
+    return records
+
+
+def quarantine(layout: StoreLayout, bad_lines: list[BadLine]) -> None:
+    """Keeps bad lines beside the log, one file per source file; reading the log again changes nothing."""
+    by_file: dict[Path, list[BadLine]] = {}
+    for line in bad_lines:
+        by_file.setdefault(line.file, []).append(line)
+    for file, lines in by_file.items():
+        source = file.relative_to(layout.root)
+        rows = [
+            json.dumps(
+                {
+                    "file": str(source),
+                    "line": line.number,
+                    "reason": line.reason,
+                    "raw": line.raw.decode(errors="backslashreplace"),
+                }
+            )
+            for line in lines
+        ]
+        write_atomically(layout.quarantine / "--".join(source.parts), ("\n".join(rows) + "\n").encode())

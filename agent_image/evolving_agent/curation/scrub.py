@@ -1,0 +1,39 @@
+"""Redaction of a whole example."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from evolving_agent.contract.learning import Redaction
+from evolving_agent.curation.drops import DropReason
+from evolving_agent.curation.examples import Example
+from evolving_agent.curation.redaction import UnscrubbableError, scrub, scrub_value
+
+
+def redact(example: Example, mode: Redaction, found: Counter[str]) -> Example | DropReason:
+    """The example without personal data and secrets; what was replaced is added to `found`.
+
+    Instructions, conversation and target are scrubbed; tools are not, for they are the owner's code. An
+    example that cannot be scrubbed is dropped when redaction is Required, and kept as it is with BestEffort.
+    """
+    if mode is Redaction.DISABLED:
+        return example
+    try:
+        clean, counts = _scrubbed(example)
+        if mode is Redaction.REQUIRED and _scrubbed(clean)[1]:  # a replacement has uncovered another one
+            return DropReason.REDACTION_FAILED
+    except UnscrubbableError:
+        return DropReason.REDACTION_FAILED if mode is Redaction.REQUIRED else example
+    found.update(counts)
+    return clean
+
+
+def _scrubbed(example: Example) -> tuple[Example, Counter[str]]:
+    instructions, found = scrub(example.instructions)
+    messages, in_messages = scrub_value([dict(message) for message in example.messages])
+    content, in_content = scrub_value(example.target.content)
+    arguments, in_arguments = scrub_value(example.target.tool_arguments)
+    found += in_messages + in_content + in_arguments
+    target = replace(example.target, content=content, tool_arguments=arguments)
+    return replace(example, instructions=instructions, messages=tuple(messages), target=target), found

@@ -1,0 +1,242 @@
+"""The temporal knowledge graph on SQLite: entities, and events that were true of them for a time.
+
+Several pods on one node share the database (WAL); every method is safe from any thread, and short.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolving_agent.memory.matching import content_words, coverage, search_expression
+from evolving_agent.memory.schema import UnknownSchemaError, migrate
+
+BUSY_TIMEOUT_SECONDS = 2.0
+DEFAULT_BUDGET_CHARS = 600
+MAX_CANDIDATES = 50
+MAX_TEXT_CHARS = 300
+
+logger = logging.getLogger(__name__)
+
+
+class MemoryUnavailableError(Exception):
+    """The database cannot be used now: locked for too long, disk full, or damaged."""
+
+
+@dataclass(frozen=True)
+class TemporalEvent:
+    """What was true of `subject` from `valid_from` until `valid_to` (None: still true); epoch seconds."""
+
+    subject: str
+    predicate: str
+    object: str
+    text: str
+    valid_from: float
+    valid_to: float | None
+    source: str  # the episode that it was learned from
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """What is to become an event. `replaces`: it contradicts what else the subject's predicate says."""
+
+    kind: str
+    subject: str
+    predicate: str
+    value: str
+    text: str  # as it is recalled
+    search: str  # as it is found
+    source: str
+    replaces: bool
+
+
+class Memory:
+    """`Memory.open(path)`; close it after use. Raises MemoryUnavailableError from every method."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> Memory:
+        """Opens or creates the database. A damaged one is set aside, never deleted, and a new one made."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return cls(_connected(path))
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise  # locked, full, not permitted: not a damaged file
+                aside = _set_aside(path)
+                logger.error("the memory database is damaged (%s); it was set aside as %s", error, aside)
+                return cls(_connected(path))
+        except (OSError, sqlite3.Error, UnknownSchemaError) as error:
+            raise MemoryUnavailableError(f"cannot open the memory database {path}: {error}") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def assert_fact(
+        self, subject: str, predicate: str, value: str, *, source: str, at: float | None = None
+    ) -> None:
+        """From `at` (default: now) on, `subject predicate value`; what it contradicts ends there."""
+        text = f"{subject} {predicate} {value}"
+        self._add(_Statement("thing", subject, predicate, value, text, text, source, replaces=True), at)
+
+    def correct(
+        self, request: str, answer: str, *, source: str, certain: bool, at: float | None = None
+    ) -> None:
+        """From `at` on, `answer` is the right answer to `request`; an earlier correction ends there.
+
+        What the agent itself believes (not `certain`) stands beside what a person said, and never ends it.
+        """
+        predicate, hedge = ("is answered by", "") if certain else ("may be answered by", "perhaps ")
+        text = f"When asked {_shortened(request, 120)!r}: {hedge}{answer}"
+        self._add(_Statement("request", request, predicate, answer, text, request, source, replaces=True), at)
+
+    def learn(
+        self, task_type: str, lesson: str, request: str, *, source: str, at: float | None = None
+    ) -> None:
+        """A lesson from an episode of that task type; lessons stand beside each other."""
+        search = f"{request} {lesson}"
+        self._add(_Statement("task", task_type, "lesson", lesson, lesson, search, source, replaces=False), at)
+
+    def recall(
+        self, query: str, *, at: float | None = None, budget_chars: int = DEFAULT_BUDGET_CHARS
+    ) -> list[TemporalEvent]:
+        """The events valid at `at` (default: now) that fit the query well, best first, within the budget."""
+        expression = search_expression(query)
+        if not expression:
+            return []
+        moment = time.time() if at is None else at
+        with self._guarded():
+            rows = self._connection.execute(
+                """SELECT entity.name, predicate, object, text, valid_from, valid_to, source, event.search
+                   FROM event_text JOIN event ON event.id = event_text.rowid
+                   JOIN entity ON entity.id = event.subject
+                   WHERE event_text MATCH ? AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)
+                   ORDER BY bm25(event_text) LIMIT ?""",
+                (expression, moment, moment, MAX_CANDIDATES),
+            ).fetchall()
+        words = content_words(query)
+        fitting = [(fit, row) for row in rows if (fit := coverage(words, row[7]))]
+        fitting.sort(key=lambda pair: -pair[0])  # stable: equals stay in the order of their rank
+        return list(_within([TemporalEvent(*row[:7]) for _, row in fitting], budget_chars))
+
+    def count(self) -> int:
+        """Number of events, those that are no longer true included."""
+        with self._guarded():
+            return int(self._connection.execute("SELECT count(*) FROM event").fetchone()[0])
+
+    def _add(self, statement: _Statement, at: float | None) -> None:
+        moment = time.time() if at is None else at
+        with self._guarded():
+            # IMMEDIATE takes the write lock at once: an upgrade from a read would not wait but fail
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._insert(statement, moment)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+
+    def _insert(self, new: _Statement, moment: float) -> None:
+        subject = _entity_id(self._connection, new.kind, new.subject.strip())
+        about = (subject, new.predicate)
+        known = self._connection.execute(
+            """SELECT 1 FROM event WHERE subject = ? AND predicate = ? AND object = ?
+               AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)""",
+            (*about, new.value, moment, moment),
+        ).fetchone()
+        if known:
+            return
+        until: float | None = None
+        if new.replaces:
+            # a fact that is told late ends where the next one, already known, begins
+            until = self._connection.execute(
+                "SELECT min(valid_from) FROM event WHERE subject = ? AND predicate = ? AND valid_from > ?",
+                (*about, moment),
+            ).fetchone()[0]
+            self._connection.execute(
+                """UPDATE event SET valid_to = ? WHERE subject = ? AND predicate = ?
+                   AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)""",
+                (moment, *about, moment, moment),
+            )
+        self._connection.execute(
+            """INSERT INTO event (subject, predicate, object, text, search, valid_from, valid_to, source)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+            (*about, new.value, _shortened(new.text, MAX_TEXT_CHARS), new.search, moment, until, new.source),
+        )
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise MemoryUnavailableError(f"the memory database failed: {error}") from error
+
+
+def as_prompt(events: list[TemporalEvent]) -> str:
+    """Recalled events as they follow the instructions in the system text; "" for none."""
+    if not events:
+        return ""
+    return "\n\nRemembered:\n" + "\n".join(f"- {event.text}" for event in events)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        isolation_level=None,  # transactions are begun by hand, with BEGIN IMMEDIATE
+        check_same_thread=False,  # one lock guards the connection
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames the database with its write-ahead log: a new one must not replay the old one's log."""
+    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _entity_id(connection: sqlite3.Connection, kind: str, name: str) -> int:
+    connection.execute("INSERT OR IGNORE INTO entity (kind, name) VALUES (?, ?)", (kind, name))
+    row = connection.execute("SELECT id FROM entity WHERE kind = ? AND name = ?", (kind, name)).fetchone()
+    return int(row[0])
+
+
+def _within(events: list[TemporalEvent], budget_chars: int) -> Iterator[TemporalEvent]:
+    seen: set[str] = set()
+    for event in events:
+        if event.text in seen:
+            continue
+        seen.add(event.text)
+        budget_chars -= len(event.text) + 3  # its bullet and line end
+        if budget_chars < 0:
+            return
+        yield event
+
+
+def _shortened(text: str, limit: int) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -1,0 +1,58 @@
+"""What a serving pod is told by its environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolving_agent.contract import env
+
+
+class SettingsError(Exception):
+    """The environment lacks what the pod needs; the message names the variable."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    agent: str
+    pod: str
+    config_file: Path
+    config_hash: str
+    store: Path
+    api_key: str | None
+    termination_log: Path
+    port: int = env.SERVE_PORT
+    config_wait_seconds: float = 90.0  # the kubelet may take that long to bring a new ConfigMap
+    model_wait_seconds: float = 45.0
+    config_poll_seconds: float = 2.0
+    request_seconds: float = 120.0  # deadline of one request, retries included
+    max_request_bytes: int = 4 * 2**20
+    # after SIGTERM the pod still accepts for this long, and asks its clients to close their connections
+    drain_accept_seconds: float = 3.0
+    drain_work_seconds: float = 5.0  # for reflections and shadow runs that still run
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Raises SettingsError."""
+
+        def needed(name: str) -> str:
+            if value := environment.get(name):
+                return value
+            raise SettingsError(f"{name} is not set: the operator sets it in the pods that it makes")
+
+        return cls(
+            agent=needed(env.AGENT_NAME),
+            pod=environment.get(env.POD_NAME) or socket.gethostname().lower(),
+            config_file=Path(environment.get(env.CONFIG_DIR, env.DEFAULT_CONFIG_DIR)) / "agent_config.json",
+            config_hash=needed(env.CONFIG_HASH),
+            store=Path(environment.get(env.STORE, env.DEFAULT_STORE)),
+            api_key=environment.get(env.API_KEY) or None,
+            termination_log=Path(environment.get(env.TERMINATION_LOG, env.DEFAULT_TERMINATION_LOG)),
+            port=int(environment.get("EVOLVING_PORT", env.SERVE_PORT)),
+            model_wait_seconds=float(environment.get("EVOLVING_MODEL_WAIT_SECONDS", "45")),
+            config_wait_seconds=float(environment.get("EVOLVING_CONFIG_WAIT_SECONDS", "90")),
+            drain_accept_seconds=float(environment.get("EVOLVING_DRAIN_ACCEPT_SECONDS", "3")),
+        )

@@ -1,0 +1,1 @@
+"""What the agent can call: built-in tools, described HTTP calls and MCP servers."""

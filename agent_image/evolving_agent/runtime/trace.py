@@ -1,0 +1,60 @@
+"""What happens during one run of an agent, as it happens: kept even where the run fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evolving_agent.store.records import ToolCall
+
+
+@dataclass
+class RunTrace:
+    """Filled in during a run. `system` and `tools` are exactly what the first call of the model had."""
+
+    system: str = ""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    unknown_tools: set[str] = field(default_factory=set)  # names of tools that the model made up
+    agent_path: list[str] = field(default_factory=list)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    last_text: str = ""  # the latest text of the model: the answer of a run that was cut short
+    model_calls: int = 0
+    recall: str | None = None  # "hit", "miss" or "failed"; None where the run had no memory
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. `error` says how the agent went wrong where it did (no crash: the answer stands)."""
+
+    answer: str
+    tool_calls: tuple[ToolCall, ...]
+    agent_path: tuple[str, ...]
+    input_tokens: int
+    output_tokens: int
+    system: str
+    tools: tuple[dict[str, Any], ...]
+    error: str | None = None
+
+    @classmethod
+    def of(cls, trace: RunTrace, answer: str, error: str | None = None) -> RunResult:
+        return cls(
+            answer=answer,
+            tool_calls=tuple(trace.tool_calls),
+            agent_path=tuple(trace.agent_path),
+            input_tokens=trace.input_tokens,
+            output_tokens=trace.output_tokens,
+            system=trace.system,
+            tools=tuple(trace.tools),
+            error=error,
+        )
+
+
+def replayed_result(replay: Sequence[ToolCall], name: str, arguments: dict[str, Any]) -> str | None:
+    """What the same call returned in the recorded run; None where that run made no such call."""
+    for call in replay:
+        if call.name == name and call.arguments == arguments and call.result is not None:
+            return call.result
+    return None

@@ -1,0 +1,36 @@
+{{/*
+What the operator may do in a namespace that it watches. Nothing on Secrets: pods name them, kubelets read
+them. No deletion of what the garbage collector deletes with its agent.
+*/}}
+{{- define "evolving-agents.rules" -}}
+- apiGroups: [evolvingagents.io]
+  resources: [evolvingagents]
+  verbs: [list, watch]
+- apiGroups: [evolvingagents.io]
+  resources: [agentrevisions]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [evolvingagents.io]
+  resources: [evolvingagents/status, agentrevisions/status]
+  verbs: [patch]
+- apiGroups: [evolvingagents.io]
+  resources: [evolvingagents/finalizers] # to own objects whose deletion an agent's waits for
+  verbs: [update]
+- apiGroups: [""]
+  resources: [configmaps, persistentvolumeclaims, serviceaccounts, services]
+  verbs: [list, watch, create, patch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [list, watch, create, patch]
+- apiGroups: [batch]
+  resources: [cronjobs, jobs]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods] # their termination messages are the reports of Jobs
+  verbs: [list, watch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end -}}

@@ -1,0 +1,114 @@
+"""Brings images to the node: from the project's own builds, a local builder, or an archive."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from cluster.components import CONTAINERD_SOCKET
+from cluster.layout import Cluster
+from cluster.processes import inside
+from tools import cache, progress
+from tools.errors import ToolError
+
+
+def _identities(archive: Path) -> dict[str, str]:
+    """Image name -> digest of its manifest (OCI archive) or of its configuration (Docker archive)."""
+    try:
+        with tarfile.open(archive) as members:
+            names = members.getnames()
+            index = members.extractfile("index.json") if "index.json" in names else None
+            if index is None:
+                saved = members.extractfile("manifest.json")
+                return {name: entry["Config"] for entry in json.load(saved or index) for name in entry["RepoTags"]}
+            annotated = {entry["digest"]: entry.get("annotations", {}) for entry in json.load(index)["manifests"]}
+    except (KeyError, tarfile.TarError) as error:
+        todo = "make one with `docker save` or `buildah push … docker-archive:FILE:NAME`"
+        raise ToolError(f"{archive} is no image archive: {error}", todo) from None
+    keys = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+    return {notes.get(keys[0]) or notes.get(keys[1], ""): digest for digest, notes in annotated.items()}
+
+
+def _ctr(cluster: Cluster, *arguments: str) -> list[str]:
+    return inside(cluster, ["ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", *arguments])
+
+
+def _known(cluster: Cluster) -> dict[str, str]:
+    """Image name -> digest of everything that the node has."""
+    listed = subprocess.run(_ctr(cluster, "images", "list"), capture_output=True, text=True, check=False)
+    if listed.returncode:
+        raise ToolError(
+            f"{cluster.name} has no container runtime: {listed.stderr.strip()}",
+            f"python3 hack/cluster up --name {cluster.name} --tier node",
+        )
+    rows = [line.split() for line in listed.stdout.splitlines()[1:]]
+    return {row[0]: row[2] for row in rows if len(row) > 2}
+
+
+def load_archive(cluster: Cluster, archive: Path) -> None:
+    """Import an archive, unless these very images came from one before and the node still has them."""
+    wanted = _identities(archive)
+    record = cluster.state / "loaded-images.json"
+    loaded = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    known = _known(cluster)
+    if wanted and all(loaded.get(name) == [identity, known.get(name)] for name, identity in wanted.items()):
+        return
+    log_path = cache.log_file("load-image")
+    # Through standard input: the node's own mounts may hide the archive's path. --local: the import is then
+    # ctr's own work, and ctr knows every archive format.
+    command = _ctr(cluster, "images", "import", "--local", "-")
+    with progress.step(f"load {archive.name}"), archive.open("rb") as source, log_path.open("ab") as log:
+        imported = subprocess.run(command, stdin=source, stdout=log, stderr=log, check=False)
+    if imported.returncode:
+        raise ToolError(f"{archive} was not imported; log: {log_path}", "check free disk space and the archive")
+    known = _known(cluster)
+    loaded |= {name: [identity, known.get(name)] for name, identity in wanted.items()}
+    record.write_text(json.dumps(loaded, indent=1) + "\n", encoding="utf-8")
+
+
+def _recorded_archive(image: str) -> Path | None:
+    """The archive of an image that `hack/images build` made."""
+    for record in (cache.root() / "images").glob("*.json"):
+        if json.loads(record.read_text(encoding="utf-8")).get("image") == image:
+            archive = record.with_suffix(".tar")
+            return archive if archive.exists() else None
+    return None
+
+
+def _exported(image: str) -> Path | None:
+    """An archive made now from the first local builder that has the image."""
+    target = cache.folder("exports") / f"{image.replace('/', '_').replace(':', '_')}.tar"
+    exports = {
+        "buildah": ["push", "--quiet", image, f"docker-archive:{target}:{image}"],
+        "podman": ["save", "--quiet", "--output", str(target), image],
+        "docker": ["save", "--output", str(target), image],
+    }
+    for builder, arguments in exports.items():
+        if not shutil.which(builder):
+            continue
+        target.unlink(missing_ok=True)
+        with progress.step(f"{builder}: look for {image}"):
+            done = subprocess.run([builder, *arguments], capture_output=True, check=False)
+        if done.returncode == 0:
+            return target
+    return None
+
+
+def archive_of(image: str) -> Path:
+    """An archive for an image name or a path. Raises ToolError when there is neither."""
+    if (path := Path(image)).is_file():
+        return path
+    if archive := _recorded_archive(image) or _exported(image):
+        return archive
+    raise ToolError(
+        f"{image} is neither an archive nor an image of buildah, podman or docker here",
+        "build it first (python3 hack/images build), or name an archive",
+    )
+
+
+def load(cluster: Cluster, image: str) -> None:
+    """Make the image known to the node of a built cluster."""
+    load_archive(cluster, archive_of(image))

@@ -1,0 +1,50 @@
+"""What can go wrong between the operator and the API server, by who must act. HTTP codes stop here."""
+
+# ruff: noqa: N818 - named for what happened: "except NotFound" reads as it is meant
+from __future__ import annotations
+
+
+class ClusterError(Exception):
+    """Any failed request. The message names the object and what the server said."""
+
+
+class Conflict(ClusterError):
+    """The object is no longer what was decided upon: observe again, decide again."""
+
+
+class AlreadyExists(ClusterError):
+    """Something of that name is there already."""
+
+
+class NotFound(ClusterError):
+    """There is no such object, or no such kind."""
+
+
+class Refused(ClusterError):
+    """The server understood and said no, and will say no again until somebody changes something."""
+
+    reason = "WriteRefused"
+
+
+class Invalid(Refused):
+    """The object breaks a rule. `fields` are the paths that the server names."""
+
+    reason = "InvalidSpec"
+
+    def __init__(self, message: str, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class Forbidden(Refused):
+    """The operator's ServiceAccount may not do this, or a policy forbids it."""
+
+    reason = "Forbidden"
+
+
+class Unavailable(ClusterError):
+    """The server cannot answer now: wait `retry_after` seconds where it says so, and try again."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

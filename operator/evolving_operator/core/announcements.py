@@ -1,0 +1,191 @@
+"""Events: one for each transition, told from the difference of two statuses, named by what happened.
+
+The name is a digest of the transition, so that a decision that is taken twice announces it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evolving_agent.contract.base import digest
+from evolving_operator.api import names
+from evolving_operator.api.models import (
+    Condition,
+    ConditionStatus,
+    EvolvingAgentStatus,
+    RolloutStep,
+    RunState,
+)
+from evolving_operator.core.conditions import condition
+from evolving_operator.core.observed import ObservedAgent
+from evolving_operator.core.plan import Create, Manifest
+
+_MAX_NOTE = 1000
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """`key` tells this transition from every other one of the same agent."""
+
+    reason: str
+    note: str
+    action: str
+    key: tuple[str, ...]
+    warning: bool = False
+
+
+def announcements(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+    """What changed, in words for a person who reads `kubectl describe`."""
+    yield from _served(before, after)
+    yield from _candidate(before, after)
+    yield from _rollout(before, after)
+    yield from _runs(before, after)
+    yield from _conditions(before, after)
+
+
+def event(agent: ObservedAgent, announcement: Announcement, now: str) -> Create:
+    """The Event about the agent, in the agent's namespace."""
+    tail = digest([agent.uid, announcement.reason, *announcement.key], 16)
+    manifest: Manifest = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{agent.name}.{tail}",
+            "namespace": agent.namespace,
+            "labels": {names.LABEL_AGENT: agent.name},
+        },
+        "eventTime": now.replace("Z", ".000000Z"),
+        "type": "Warning" if announcement.warning else "Normal",
+        "reason": announcement.reason,
+        "action": announcement.action,
+        "note": announcement.note[:_MAX_NOTE],
+        "reportingController": names.MANAGED_BY,
+        "reportingInstance": names.MANAGED_BY,
+        "regarding": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.AGENT_KIND,
+            "name": agent.name,
+            "namespace": agent.namespace,
+            "uid": agent.uid,
+        },
+    }
+    return Create(manifest)
+
+
+def _served(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+    old, new = before.active, after.active
+    if new is None or (old is not None and old.revision == new.revision):
+        return
+    key = (new.revision, old.since if old else "", old.revision if old else "")
+    if old is None:
+        yield Announcement("Adopted", f"Serving the base model {new.model_id}.", "Serve", key)
+        return
+    rollout = after.rollout
+    if rollout is not None and rollout.step is RolloutStep.ROLLED_BACK:
+        yield Announcement(
+            "RolledBack",
+            f"{old.revision} ({old.model_id}) is taken back, {new.revision} ({new.model_id}) serves again. "
+            f"{rollout.reason}: {rollout.message}",
+            "RollBack",
+            key,
+            warning=True,
+        )
+        return
+    why = f" {rollout.message}" if rollout is not None else ""
+    yield Announcement(
+        "Promoted",
+        f"{new.revision} ({new.model_id}) takes over from {old.revision} ({old.model_id}).{why}",
+        "Promote",
+        key,
+    )
+
+
+def _candidate(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+    old, new = before.candidate, after.candidate
+    if new is not None and (old is None or old.revision != new.revision):
+        yield Announcement(
+            "CandidateFound",
+            f"{new.revision} ({new.model_id}) is the candidate now; it is to be evaluated.",
+            "Nominate",
+            (new.revision, _training_key(after)),
+        )
+    is_served = after.active is not None and old is not None and after.active.revision == old.revision
+    if old is not None and new is None and not is_served:
+        yield Announcement(
+            "CandidateDropped",
+            f"{old.revision} ({old.model_id}) is no candidate any more.",
+            "Drop",
+            (old.revision, old.since),
+        )
+
+
+def _training_key(status: EvolvingAgentStatus) -> str:
+    return (status.training.finished or "") if status.training else (status.base or "")
+
+
+def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+    old, new = before.rollout, after.rollout
+    if new is None or (old is not None and (old.revision, old.step) == (new.revision, new.step)):
+        return
+    key = (new.revision, new.step, old.since if old else "")
+    if new.step is RolloutStep.SHADOW:
+        yield Announcement("ShadowStarted", new.message, "Shadow", key)
+    elif new.step is RolloutStep.BAKE:
+        yield Announcement(
+            "RolledOut", f"All serving pods run {new.revision}; it is being validated.", "RollOut", key
+        )
+    elif new.step is RolloutStep.DONE:
+        yield Announcement(
+            "RolloutFinished",
+            f"{new.revision} stays. {new.reason}: {new.message}",
+            "Finish",
+            key,
+            warning=new.reason == "NotValidated",
+        )
+
+
+def _runs(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+    for what, action, old, new in (
+        ("Curation", "Curate", before.curation, after.curation),
+        ("Training", "Train", before.training, after.training),
+    ):
+        if new is None or (old is not None and (old.job, old.state) == (new.job, new.state)):
+            continue
+        note = f"{what} {new.job} has begun."
+        if new.state is not RunState.RUNNING:
+            note = f"{what} {new.job}: {new.reason}. {new.message}"
+        is_failure = new.state is RunState.FAILED
+        reason = f"{what}{'Started' if new.state is RunState.RUNNING else new.state}"
+        yield Announcement(reason, note, action, (new.job, new.state), warning=is_failure)
+
+
+def _conditions(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+    """Problems that come and go, changes of readiness, and verdicts."""
+    for kind in ("Degraded", "Ready", "Evaluated"):
+        old, new = condition(before.conditions, kind), condition(after.conditions, kind)
+        if new is None or not _is_news(kind, old, new):
+            continue
+        key = (
+            kind,
+            new.status,
+            new.reason,
+            old.last_transition_time if old else "",
+            old.reason if old else "",
+        )
+        bad = ConditionStatus.TRUE if kind == "Degraded" else ConditionStatus.FALSE
+        reason = new.reason
+        if kind == "Degraded" and new.status is ConditionStatus.FALSE:
+            reason = "Recovered"
+        yield Announcement(reason, new.message, f"Set{kind}", key, warning=new.status is bad)
+
+
+def _is_news(kind: str, old: Condition | None, new: Condition) -> bool:
+    if kind == "Evaluated":  # every verdict is; what comes before a verdict is not
+        return new.reason.startswith("Verdict") and (old is None or old.reason != new.reason)
+    if kind == "Degraded":
+        was_fine = old is None or old.status is ConditionStatus.FALSE
+        if new.status is ConditionStatus.FALSE:
+            return not was_fine
+        return was_fine or (old is not None and old.reason != new.reason)
+    return old is not None and old.status is not new.status and new.status is ConditionStatus.TRUE

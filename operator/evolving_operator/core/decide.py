@@ -1,0 +1,201 @@
+"""The decision: what was observed, and the time → what is to be done. Pure: no clock, no API, no chance.
+
+In this order:
+1. What the agent's status says about its revisions is written to them (verdicts, states, times).
+2. The first of the steps that is due is taken: what it needs is created, then one write of the agent's
+   status commits it. Nothing else is done in that plan: the next decision starts from the new status.
+3. With no step due, children are brought to what the status and the spec ask for, Jobs are created,
+   what is no longer kept is deleted, and the status tells how things are.
+A decision about a converged agent is an empty plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from evolving_operator.api import names
+from evolving_operator.api.models import Condition, EvolvingAgentStatus
+from evolving_operator.core import health, progress
+from evolving_operator.core.announcements import Announcement, announcements, event
+from evolving_operator.core.children import (
+    config_map_is_current,
+    is_refused,
+    needed_applies,
+    unwanted_children,
+)
+from evolving_operator.core.clock import Timers, rfc3339
+from evolving_operator.core.conditions import Finding, merged
+from evolving_operator.core.demand import act_on_demand, why_refused
+from evolving_operator.core.intake import take_in_curation, take_in_training
+from evolving_operator.core.lineage import collected, missing_base, revision_statuses
+from evolving_operator.core.observed import Observed, ObservedAgent
+from evolving_operator.core.plan import Action, Create, Plan, WriteStatus
+from evolving_operator.core.proof import evaluation_job, recorded_verdict, renew_evaluation, verdict_status
+from evolving_operator.core.rollout import (
+    adopt_base,
+    advance_bake,
+    advance_candidate,
+    advance_restart,
+    end_shadow,
+    follow_pin,
+    reconsider,
+    validation_job,
+)
+from evolving_operator.core.schedule import next_run
+from evolving_operator.core.situation import Situation
+from evolving_operator.core.step import Step
+
+# The first one that is due is taken. A person's word comes before what was learned, a rollout under way
+# before the next one.
+_STEPS: tuple[Callable[[Situation], Step | None], ...] = (
+    adopt_base,
+    follow_pin,
+    advance_restart,
+    advance_bake,
+    take_in_curation,
+    take_in_training,
+    act_on_demand,
+    end_shadow,
+    renew_evaluation,
+    advance_candidate,
+    reconsider,
+)
+
+
+def decide(observed: Observed, now: datetime) -> Plan:
+    """What is to be done about one agent. `now` is an aware datetime."""
+    agent = observed.agent
+    if agent.deleting:
+        return Plan()  # its children go with it, by their owner references
+    if agent.spec is None:
+        return Plan(tuple(_reject(observed, now)))
+    timers = Timers(now)
+    situation = Situation(observed, agent.spec, now, timers)
+    actions = list(_actions(situation))
+    return Plan(tuple(actions), requeue_at=timers.earliest)
+
+
+def _actions(situation: Situation) -> Iterator[Action]:
+    yield from revision_statuses(situation)
+    step = next((step for due in _STEPS if (step := due(situation)) is not None), None)
+    if step is not None:
+        yield from step.before
+        yield from _commit(situation, step.status)
+        return
+    yield from missing_base(situation)
+    yield from needed_applies(situation)
+    yield from unwanted_children(situation)
+    if config_map_is_current(situation):
+        # Jobs look their configurations up in it.
+        for job in (evaluation_job(situation), validation_job(situation)):
+            if job is not None and not is_refused(situation, job):
+                yield Create(job)
+    yield from collected(situation)
+    yield from _commit(situation, _told(situation))
+
+
+def _commit(situation: Situation, status: EvolvingAgentStatus) -> Iterator[Action]:
+    """The status, after the Events that tell of its difference; nothing where there is no difference."""
+    agent, before = situation.observed.agent, situation.status
+    if status == before:
+        return
+    for announcement in (*announcements(before, status), *_refused_run(situation, status)):
+        yield event(agent, announcement, situation.timestamp)
+    yield write_status(agent, status)
+
+
+def write_status(agent: ObservedAgent, status: EvolvingAgentStatus) -> WriteStatus:
+    """Conflicts where the agent is no longer the one that was observed."""
+    return WriteStatus(
+        {
+            "apiVersion": names.API_VERSION,
+            "kind": names.AGENT_KIND,
+            "metadata": {
+                "name": agent.name,
+                "namespace": agent.namespace,
+                "uid": agent.uid,
+                "resourceVersion": agent.resource_version,
+            },
+            "status": status.to_wire(),
+        }
+    )
+
+
+def _told(situation: Situation) -> EvolvingAgentStatus:
+    """The status with everything that is not a step: counts, times, conditions."""
+    status, spec, agent = situation.status, situation.spec, situation.observed.agent
+    deployment, judged = situation.observed.deployment, recorded_verdict(situation)
+    findings = {
+        "Ready": health.ready(situation),
+        "Progressing": health.progressing(situation),
+        "Degraded": health.degraded(situation),
+        "DatasetReady": progress.dataset_ready(situation),
+        "Trained": progress.trained(situation),
+        "Evaluated": progress.evaluated(situation),
+        "Promoted": progress.promoted(situation),
+    }
+    curation, training = spec.curation, spec.training
+    return status.model_copy(
+        update={
+            "observed_generation": agent.generation,
+            "replicas": deployment.replicas if deployment else 0,
+            "ready_replicas": deployment.ready if deployment else 0,
+            "selector": ",".join(
+                f"{key}={value}" for key, value in sorted(names.selector_labels(agent.name).items())
+            ),
+            "next_curation_time": _next(situation, curation.schedule, curation.time_zone)
+            if curation
+            else None,
+            "next_training_time": _next(situation, training.schedule, training.time_zone)
+            if training
+            else None,
+            "last_verdict": verdict_status(judged.name, judged.status.verdicts)
+            if judged
+            else status.last_verdict,
+            "conditions": _conditions(agent, findings, situation.now),
+        }
+    )
+
+
+def _next(situation: Situation, schedule: str, time_zone: str | None) -> str | None:
+    if situation.spec.suspend:
+        return None
+    try:
+        moment = next_run(schedule, time_zone, situation.now)
+    except ValueError:
+        return None  # Degraded/InvalidSpec tells
+    situation.timers.passed(moment)
+    return rfc3339(moment)
+
+
+def _conditions(agent: ObservedAgent, findings: dict[str, Finding], now: datetime) -> tuple[Condition, ...]:
+    return merged(agent.status.conditions, findings, generation=agent.generation, now=rfc3339(now))
+
+
+def _reject(observed: Observed, now: datetime) -> Iterator[Action]:
+    """A spec that cannot be read changes nothing but what is said about it: what serves goes on serving."""
+    agent = observed.agent
+    if agent.invalid is None:
+        return
+    kept = {
+        item.type: Finding(item.status, item.reason, item.message)
+        for item in agent.status.conditions
+        if item.type != "Degraded"
+    }
+    findings = kept | {"Degraded": health.invalid_spec(agent.invalid)}
+    update = {"observed_generation": agent.generation, "conditions": _conditions(agent, findings, now)}
+    status = agent.status.model_copy(update=update)
+    if status == agent.status:
+        return
+    for announcement in announcements(agent.status, status):
+        yield event(agent, announcement, rfc3339(now))
+    yield write_status(agent, status)
+
+
+def _refused_run(situation: Situation, status: EvolvingAgentStatus) -> Iterator[Announcement]:
+    """A run on demand that was refused is told of: nothing else would show it."""
+    run = status.last_run
+    if run is None or run == situation.status.last_run or (why := why_refused(situation, run)) is None:
+        return
+    yield Announcement("RunRefused", f"{names.ANNOTATION_RUN}: {run}. {why}", "Run", (run,), warning=True)

@@ -1,0 +1,53 @@
+"""Runs on demand: the annotation `evolvingagents.io/run: curate|finetune|evaluate[:<nonce>]`."""
+
+from __future__ import annotations
+
+from evolving_operator.api import names
+from evolving_operator.core.builders.job import build_on_demand_job
+from evolving_operator.core.plan import Create
+from evolving_operator.core.proof import evaluation, next_attempt
+from evolving_operator.core.situation import Situation
+from evolving_operator.core.step import Step
+
+_JOBS = frozenset({names.COMPONENT_CURATE, names.COMPONENT_FINETUNE})
+_VERBS = _JOBS | {names.COMPONENT_EVALUATE}
+
+
+def act_on_demand(situation: Situation) -> Step | None:
+    """Act once upon each value of the annotation; a run of the same kind under way is waited for."""
+    run = situation.observed.agent.run
+    if not run or run == situation.status.last_run:
+        return None
+    verb = run.partition(":")[0]
+    noted = situation.status.model_copy(update={"last_run": run})
+    if why_refused(situation, run) is not None:
+        return Step(noted)
+    if verb in _JOBS:
+        if _is_running(situation, verb):
+            return None
+        return Step(noted, before=(Create(build_on_demand_job(situation.context, verb, run)),))
+    current = evaluation(situation)
+    if current is None:
+        return Step(noted)
+    return Step(noted.model_copy(update={"evaluation": next_attempt(current)}))
+
+
+def why_refused(situation: Situation, run: str) -> str | None:
+    """Why nothing is run, in words for the person who asked; None where it is run."""
+    verb = run.partition(":")[0]
+    if verb not in _VERBS:
+        return f"{verb!r} is nothing that can be run: choose one of {', '.join(sorted(_VERBS))}."
+    if situation.spec.suspend:
+        return "The agent is suspended (spec.suspend): nothing is learned until it is resumed."
+    if verb == names.COMPONENT_CURATE and situation.spec.curation is None:
+        return "The agent has no spec.curation: there is nothing to curate by."
+    if verb == names.COMPONENT_FINETUNE and situation.spec.training is None:
+        return "The agent has no spec.training: there is nothing to train with."
+    if verb == names.COMPONENT_EVALUATE and evaluation(situation) is None:
+        return "There is no candidate to evaluate."
+    return None
+
+
+def _is_running(situation: Situation, component: str) -> bool:
+    jobs = situation.observed.jobs.values()
+    return any(job.component == component and job.finished is None for job in jobs)

@@ -1,0 +1,172 @@
+"""Is the agent served, and what keeps it from being well: Ready, Progressing and Degraded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from evolving_agent.contract.report import ServeReport
+from evolving_operator.api.models import RolloutStep
+from evolving_operator.core.conditions import Finding, false, true
+from evolving_operator.core.observed import InvalidField, ObservedPod
+from evolving_operator.core.rollout import why_stuck
+from evolving_operator.core.schedule import schedule_fault
+from evolving_operator.core.situation import Situation
+
+_NO_IMAGE = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+)
+
+
+def ready(situation: Situation) -> Finding:
+    """True while at least one pod serves: a rolling restart does not make an agent unready."""
+    deployment, replicas = situation.observed.deployment, situation.spec.agent.replicas
+    if deployment is None:
+        return false("Starting", "The serving pods are being created.")
+    if replicas == 0:
+        return true("ScaledToZero", "spec.agent.replicas is 0: nothing is to be served.")
+    if deployment.ready > 0:
+        return true("Serving", f"{deployment.ready} of {replicas} serving pods are ready.")
+    problem = degraded_by(situation)
+    if problem is not None:
+        return false(problem.reason, f"No serving pod is ready. {problem.message}")
+    return false("Starting", f"None of {replicas} serving pods is ready yet.")
+
+
+def degraded(situation: Situation) -> Finding:
+    return degraded_by(situation) or false("AsExpected", "Nothing is known to be wrong.")
+
+
+def progressing(situation: Situation) -> Finding:
+    """True while something is on its way that ends by itself."""
+    status, rollout = situation.status, situation.status.rollout
+    if rollout is not None and rollout.step in (RolloutStep.RESTART, RolloutStep.BAKE, RolloutStep.SHADOW):
+        words = {
+            RolloutStep.SHADOW: ("Shadowing", "answers live requests unseen"),
+            RolloutStep.RESTART: ("RollingRestart", "is rolled out to the serving pods"),
+            RolloutStep.BAKE: ("Baking", "serves, and is being validated"),
+        }
+        reason, what = words[rollout.step]
+        return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
+    if not situation.settled:
+        return true("RollingRestart", "The serving pods are being brought to their desired state.")
+    if status.candidate is not None and not situation.spec.suspend:
+        return true("CandidateInProof", f"Revision {status.candidate.revision} is being proven.")
+    return false("Converged", "Everything is as the spec asks.")
+
+
+def degraded_by(situation: Situation) -> Finding | None:
+    """The first of the known problems, the one to solve first."""
+    return next((finding for policy in _POLICIES if (finding := policy(situation)) is not None), None)
+
+
+def invalid_spec(fault: InvalidField) -> Finding:
+    return true("InvalidSpec", f"{fault.field}: {fault.message}")
+
+
+def _invalid_schedule(situation: Situation) -> Finding | None:
+    spec = situation.spec
+    for field, part in (("spec.curation", spec.curation), ("spec.training", spec.training)):
+        if part is None:
+            continue
+        fault = schedule_fault(field, part.schedule, part.time_zone, situation.now)
+        if fault is not None:
+            return invalid_spec(fault)
+    return None
+
+
+def _unknown_pin(situation: Situation) -> Finding | None:
+    pin = situation.spec.rollout.pin
+    if not pin or pin in situation.observed.revisions:
+        return None
+    return true(
+        "PinNotFound",
+        f"spec.rollout.pin: there is no AgentRevision {pin!r} of this agent. What was active stays so, and "
+        "nothing is promoted. `kubectl get agentrevisions` lists those that are kept.",
+    )
+
+
+def _refused_write(situation: Situation) -> Finding | None:
+    refusal = next(iter(situation.observed.refusals), None)
+    if refusal is None:
+        return None
+    return true(refusal.reason, f"{refusal.kind} {refusal.name} was refused: {refusal.message}")
+
+
+def _missing_secret(situation: Situation) -> Finding | None:
+    for pod in situation.serving_pods:
+        if pod.trouble is not None and pod.trouble.reason == "CreateContainerConfigError":
+            return true(*secret_words(situation, pod.trouble.message))
+    return None
+
+
+def secret_words(situation: Situation, message: str) -> tuple[str, str]:
+    """Reason and message for what kubelet said when it could not set a container up."""
+    if "secret" not in message.lower():
+        return "ContainerConfigError", message
+    ref = situation.spec.model.endpoint.api_key_secret_ref
+    hint = ""
+    if ref is not None and ref.name in message:
+        hint = (
+            f" The Secret {ref.name!r} with the key {ref.key!r} is named by "
+            "spec.model.endpoint.apiKeySecretRef: create it in the agent's namespace."
+        )
+    return "SecretNotFound", f"A pod cannot start: {message}.{hint}"
+
+
+def _gave_up(situation: Situation) -> Finding | None:
+    """A serving pod told why it could not serve, e.g. ModelUnreachable."""
+    for pod in situation.serving_pods:
+        if pod.ready or not isinstance(pod.report, ServeReport):
+            continue
+        return true(pod.report.reason, f"{pod.report.message} (pod {pod.name})")
+    return None
+
+
+def _image(situation: Situation) -> Finding | None:
+    for pod in situation.serving_pods:
+        if pod.trouble is not None and pod.trouble.reason in _NO_IMAGE:
+            return true("ImagePullFailed", f"Pod {pod.name}: {pod.trouble.message or pod.trouble.reason}")
+    return None
+
+
+def _crashing(situation: Situation) -> Finding | None:
+    for pod in _crashing_pods(situation):
+        detail = pod.trouble.message if pod.trouble else ""
+        return true("CrashLoop", f"Pod {pod.name} crashes again and again. {detail}".strip())
+    return None
+
+
+def _crashing_pods(situation: Situation) -> Iterator[ObservedPod]:
+    for pod in situation.serving_pods:
+        if pod.trouble is not None and pod.trouble.reason == "CrashLoopBackOff":
+            yield pod
+
+
+def _unschedulable(situation: Situation) -> Finding | None:
+    for pod in situation.serving_pods:
+        if pod.trouble is not None and pod.trouble.reason == "Unschedulable":
+            return true("Unschedulable", f"Pod {pod.name} finds no node: {pod.trouble.message}")
+    return None
+
+
+def _stuck_rollout(situation: Situation) -> Finding | None:
+    deployment, rollout = situation.observed.deployment, situation.status.rollout
+    if rollout is not None and rollout.step is RolloutStep.RESTART:
+        stuck = why_stuck(situation, rollout)
+        return None if stuck is None else true("RolloutStuck", f"{stuck.reason}: {stuck.message}")
+    if deployment is None or deployment.stale or deployment.deadline_exceeded is None:
+        return None
+    return true("RolloutStuck", f"ProgressDeadlineExceeded: {deployment.deadline_exceeded}")
+
+
+_POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
+    _invalid_schedule,
+    _unknown_pin,
+    _refused_write,
+    _missing_secret,
+    _gave_up,
+    _image,
+    _crashing,
+    _unschedulable,
+    _stuck_rollout,
+)

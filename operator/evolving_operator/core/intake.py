@@ -1,0 +1,183 @@
+"""What finished curation and training runs left behind: a dataset, a revision, or the reason for none.
+
+Only the newest finished run counts, and only once: the status remembers when it ended. An older Job
+that is still there, or comes back into sight, is never taken in again.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from evolving_agent.contract.report import CurationReport, TrainingReport
+from evolving_operator.api import names
+from evolving_operator.api.models import (
+    DatasetStatus,
+    EvolvingAgentStatus,
+    RevisionDataset,
+    RevisionRef,
+    RevisionTraining,
+    RunState,
+    RunStatus,
+    TrainingStatus,
+)
+from evolving_operator.core.builders.revision import build_revision
+from evolving_operator.core.clock import parse_time, rfc3339
+from evolving_operator.core.observed import ObservedJob
+from evolving_operator.core.plan import Create
+from evolving_operator.core.proof import first_evaluation
+from evolving_operator.core.runs import Ending, ending, has_ended
+from evolving_operator.core.situation import Situation
+from evolving_operator.core.step import Step
+
+_Run = TypeVar("_Run", bound=RunStatus)
+
+
+def take_in_curation(situation: Situation) -> Step | None:
+    """The newest curation run's dataset becomes the agent's."""
+    status, known = situation.status, situation.status.curation
+    if known is not None and _vanished(situation, known):
+        return Step(status.model_copy(update={"curation": _gone(known, situation)}))
+    job = _news(situation, names.COMPONENT_CURATE, known)
+    if job is None:
+        return None
+    if job.finished is None:
+        return Step(status.model_copy(update={"curation": _running(RunStatus, job, known)}))
+    report = job.report if isinstance(job.report, CurationReport) else None
+    end = ending(job, report)
+    noted = status.model_copy(update={"curation": _ended(RunStatus, job, end)})
+    if report is None or report.dataset is None or end.state is not RunState.SUCCEEDED:
+        return Step(noted)
+    dataset = DatasetStatus(
+        version=report.dataset.version, examples=report.dataset.examples, digest=report.dataset.digest
+    )
+    return Step(noted.model_copy(update={"dataset": dataset}))
+
+
+def take_in_training(situation: Situation) -> Step | None:
+    """The newest training run's model becomes a revision, and that the candidate."""
+    status, known = situation.status, situation.status.training
+    if known is not None and _vanished(situation, known):
+        return Step(status.model_copy(update={"training": _gone(known, situation)}))
+    job = _news(situation, names.COMPONENT_FINETUNE, known)
+    if job is None:
+        return None
+    if job.finished is None:
+        return Step(status.model_copy(update={"training": _running(TrainingStatus, job, known)}))
+    report = job.report if isinstance(job.report, TrainingReport) else None
+    end = ending(job, report)
+    if report is not None and end.state is RunState.SUCCEEDED:
+        end = _useless(situation, report) or end
+    training = _ended(TrainingStatus, job, end)
+    if report is None:
+        return Step(status.model_copy(update={"training": training}))
+    training = training.model_copy(update={"job_id": report.job_id})
+    noted = status.model_copy(update={"training": training})
+    return _nominate(situation, report, noted) if end.state is RunState.SUCCEEDED else Step(noted)
+
+
+def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgentStatus) -> Step:
+    """The trained model as a revision; as the candidate too, unless it has been through all this before."""
+    base = report.base or situation.spec.model.base
+    dataset = report.dataset
+    name = names.revision(
+        situation.agent,
+        base,
+        dataset.digest if dataset else "",
+        report.backend,
+        report.hyperparameters_digest,
+    )
+    existing = situation.observed.revisions.get(name)
+    if existing is not None and existing.status.state is not None:
+        return Step(status)
+    model_id = report.model_id or ""
+    nominated = status.model_copy(
+        update={
+            "candidate": RevisionRef(revision=name, model_id=model_id, since=situation.timestamp),
+            "evaluation": first_evaluation(situation, name, dataset.version if dataset else None),
+            "rollout": status.rollout if situation.rollout_under_way else None,
+        }
+    )
+    if existing is not None:  # created by a run of this step that was cut short
+        return Step(nominated)
+    revision = build_revision(
+        situation.context,
+        name=name,
+        model_id=model_id,
+        base=base,
+        dataset=RevisionDataset(version=dataset.version, digest=dataset.digest, examples=dataset.examples)
+        if dataset
+        else None,
+        training=RevisionTraining(backend=report.backend, job_id=report.job_id),
+    )
+    return Step(nominated, before=(Create(revision),))
+
+
+def _useless(situation: Situation, report: TrainingReport) -> Ending | None:
+    """Why a successful training's model is of no use after all; None where it is of use."""
+    if not report.model_id:
+        return Ending(RunState.FAILED, "ModelMissing", "The training succeeded but named no model.")
+    if report.base not in ("", situation.spec.model.base):
+        return Ending(
+            RunState.SKIPPED,
+            "BaseChanged",
+            f"{report.model_id} was trained from {report.base}, but spec.model.base is now "
+            f"{situation.spec.model.base}.",
+        )
+    return None
+
+
+def _news(situation: Situation, component: str, known: RunStatus | None) -> ObservedJob | None:
+    """The run to take note of: the newest finished one, or else one that has begun. None: nothing new."""
+    jobs = [job for job in situation.observed.jobs.values() if job.component == component]
+    finished = [job for job in jobs if _is_newer(job, known)]
+    if finished:
+        newest = max(finished, key=lambda job: (job.finished, job.name))
+        return newest if has_ended(situation, newest) else None
+    running = [job for job in jobs if job.finished is None and not job.deleting]
+    if not running:
+        return None
+    latest = max(running, key=lambda job: (job.created, job.name))
+    is_known = known is not None and known.state is RunState.RUNNING and known.job == latest.name
+    return None if is_known else latest
+
+
+def _is_newer(job: ObservedJob, known: RunStatus | None) -> bool:
+    """Whether the Job ended later than every run that was taken in."""
+    if job.finished is None:
+        return False
+    if known is None or known.finished is None:
+        return True
+    last = parse_time(known.finished)
+    if job.finished != last:
+        return job.finished > last
+    # Within one second the name tells them apart; a run that is known as running has not been taken in.
+    return job.name == known.job if known.state is RunState.RUNNING else job.name > known.job
+
+
+def _vanished(situation: Situation, known: RunStatus) -> bool:
+    return known.state is RunState.RUNNING and known.job not in situation.observed.jobs
+
+
+def _gone(known: _Run, situation: Situation) -> _Run:
+    return known.model_copy(
+        update={
+            "state": RunState.FAILED,
+            "reason": "JobDeleted",
+            "message": f"Job {known.job} was deleted before it had ended.",
+            "since": situation.timestamp,
+        }
+    )
+
+
+def _running(kind: type[_Run], job: ObservedJob, known: RunStatus | None) -> _Run:
+    return kind(
+        job=job.name,
+        state=RunState.RUNNING,
+        since=rfc3339(job.created),
+        finished=known.finished if known else None,
+    )
+
+
+def _ended(kind: type[_Run], job: ObservedJob, end: Ending) -> _Run:
+    at = rfc3339(job.finished or job.created)
+    return kind(job=job.name, state=end.state, reason=end.reason, message=end.message, since=at, finished=at)

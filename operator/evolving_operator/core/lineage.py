@@ -1,0 +1,220 @@
+# ruff: noqa: PLR0911 - an ordered policy returns at the first rule that applies
+"""The revisions' own status, derived from the agent's; and which revisions and Jobs are no longer kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from evolving_agent.contract.learning import OnInconclusive
+from evolving_operator.api import names
+from evolving_operator.api.models import (
+    AgentRevisionStatus,
+    Approval,
+    Decision,
+    RevisionState,
+    RolloutStep,
+    VerdictResult,
+)
+from evolving_operator.core.conditions import Finding, false, merged, true, unknown
+from evolving_operator.core.gate import weakest
+from evolving_operator.core.observed import ObservedJob, ObservedRevision
+from evolving_operator.core.plan import Create, Delete, ObjectRef, WriteStatus
+from evolving_operator.core.proof import evaluation, job_name, verdict_to_record
+from evolving_operator.core.rollout import base_revision_manifest
+from evolving_operator.core.situation import Situation
+
+_SERVED = frozenset({RolloutStep.BAKE, RolloutStep.DONE})
+_AFTER_RESTART = _SERVED | {RolloutStep.ROLLED_BACK}
+
+
+def missing_base(situation: Situation) -> Iterator[Create]:
+    """The base revision is always there to return to, whoever deleted it."""
+    if situation.status.base == situation.base_revision not in situation.observed.revisions:
+        yield Create(base_revision_manifest(situation))
+
+
+def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:
+    """The revisions' statuses that differ from what follows from the agent's."""
+    for revision in situation.observed.revisions.values():
+        wanted = _status_of(situation, revision)
+        if wanted is not None and wanted != revision.status:
+            yield WriteStatus(
+                {
+                    "apiVersion": names.API_VERSION,
+                    "kind": names.REVISION_KIND,
+                    "metadata": {
+                        "name": revision.name,
+                        "namespace": situation.context.namespace,
+                        "uid": revision.uid,
+                        "resourceVersion": revision.resource_version,
+                    },
+                    "status": wanted.to_wire(),
+                }
+            )
+
+
+def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisionStatus | None:
+    """None for a revision that nothing refers to yet: what created it was cut short, and will come back."""
+    status = revision.status
+    if status.state is None and _place(situation, revision) is None:
+        return None
+    update: dict[str, object] = {}
+    candidate = situation.status.candidate
+    if candidate is not None and candidate.revision == revision.name:
+        verdict, current = verdict_to_record(situation), evaluation(situation)
+        if verdict is not None and current is not None:
+            update |= {
+                "verdicts": verdict.suites,
+                "result": verdict.result,
+                "delta_bps": verdict.weakest.delta_bps,
+                "attempt": current.attempt,
+            }
+    update |= _times(situation, revision)
+    status = status.model_copy(update=update)
+    status = status.model_copy(update={"state": _state(situation, revision, status)})
+    conditions = merged(
+        status.conditions,
+        {
+            "Evaluated": _evaluated(status),
+            "Approved": _approved(situation, revision, status),
+            "Active": _active(status),
+        },
+        generation=revision.generation,
+        now=situation.timestamp,
+    )
+    return status.model_copy(update={"conditions": conditions})
+
+
+def _place(situation: Situation, revision: ObservedRevision) -> RevisionState | None:
+    """The place that the agent's status gives it."""
+    status = situation.status
+    for ref, state in (
+        (status.active, RevisionState.ACTIVE),
+        (status.previous, RevisionState.PREVIOUS),
+        (status.candidate, RevisionState.CANDIDATE),
+    ):
+        if ref is not None and ref.revision == revision.name:
+            return state
+    return None
+
+
+def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object]:
+    """When it first served all users, and when it was taken back."""
+    rollout, status = situation.status.rollout, revision.status
+    if rollout is not None and rollout.revision == revision.name:
+        if rollout.step is RolloutStep.ROLLED_BACK and status.rolled_back_at != rollout.since:
+            return {
+                "rolled_back_at": rollout.since,
+                "rollback_reason": f"{rollout.reason}: {rollout.message}",
+                "decided_generation": revision.generation,
+            }
+        is_news = status.promoted_at is None or _was_taken_back(status)
+        return {"promoted_at": rollout.since} if rollout.step in _SERVED and is_news else {}
+    is_active = _place(situation, revision) is RevisionState.ACTIVE
+    if is_active and status.promoted_at is None and situation.settled and situation.spec.agent.replicas > 0:
+        return {"promoted_at": situation.timestamp}
+    return {}
+
+
+def _was_taken_back(status: AgentRevisionStatus) -> bool:
+    if status.rolled_back_at is None:
+        return False
+    return status.promoted_at is None or status.rolled_back_at >= status.promoted_at
+
+
+def _state(
+    situation: Situation, revision: ObservedRevision, status: AgentRevisionStatus
+) -> RevisionState | None:
+    place = _place(situation, revision)
+    if place is not None:
+        return place
+    if _was_taken_back(status):
+        return RevisionState.ROLLED_BACK
+    if revision.status.state is not RevisionState.CANDIDATE:
+        settled = (RevisionState.REJECTED, RevisionState.RETIRED)
+        return revision.status.state if revision.status.state in settled else RevisionState.RETIRED
+    gives_up = situation.spec.evaluation.on_inconclusive is OnInconclusive.REJECT
+    is_rejected = (
+        revision.spec.decision is Decision.REJECTED
+        or status.result is VerdictResult.FAILED
+        or (status.result is VerdictResult.INCONCLUSIVE and gives_up)
+    )
+    return RevisionState.REJECTED if is_rejected else RevisionState.RETIRED
+
+
+def _evaluated(status: AgentRevisionStatus) -> Finding:
+    if status.result is None:
+        return unknown("NotEvaluated", "It has not been evaluated.")
+    suite = weakest(status.verdicts)
+    message = f"Suite {suite.suite}: {suite.message}"
+    if status.result is VerdictResult.PASSED:
+        return true("Passed", message)
+    if status.result is VerdictResult.FAILED:
+        return false(suite.reason, message)
+    return unknown(suite.reason, message)
+
+
+def _approved(situation: Situation, revision: ObservedRevision, status: AgentRevisionStatus) -> Finding:
+    if revision.spec.decision is Decision.APPROVED:
+        return true("ApprovedByPerson", "spec.decision is Approved.")
+    if revision.spec.decision is Decision.REJECTED:
+        return false("RejectedByPerson", "spec.decision is Rejected.")
+    if status.state is RevisionState.ROLLED_BACK:
+        return false("RolledBack", "It was taken back. To promote it again, set spec.decision to Approved.")
+    if situation.spec.rollout.approval is Approval.MANUAL:
+        return unknown("AwaitsPerson", "spec.rollout.approval is Manual: set spec.decision.")
+    if status.result is VerdictResult.PASSED:
+        return true("VerdictPassed", "It passed every suite.")
+    if status.result is VerdictResult.FAILED:
+        return false("VerdictFailed", "It did not pass every suite.")
+    return unknown("NoVerdict", "No verdict speaks for or against it.")
+
+
+def _active(status: AgentRevisionStatus) -> Finding:
+    if status.state is RevisionState.ACTIVE:
+        return true("Active", "It is what the agent serves.")
+    if status.state is RevisionState.ROLLED_BACK:
+        return false("RolledBack", status.rollback_reason or "It was taken back.")
+    return false(str(status.state), "The agent serves another revision.")
+
+
+def collected(situation: Situation) -> Iterator[Delete]:
+    """Revisions above the history limit, oldest first to go, and Jobs whose answer nobody waits for."""
+    yield from _collected_revisions(situation)
+    yield from _collected_jobs(situation)
+
+
+def _collected_revisions(situation: Situation) -> Iterator[Delete]:
+    status = situation.status
+    kept = {situation.base_revision, situation.spec.rollout.pin}
+    kept |= {ref.revision for ref in (status.active, status.previous, status.candidate) if ref is not None}
+    if status.rollout is not None:
+        kept.add(status.rollout.revision)
+    others = [
+        revision
+        for revision in situation.observed.revisions.values()
+        if revision.name not in kept and revision.status.state is not None
+    ]
+    others.sort(key=lambda revision: (revision.created, revision.name), reverse=True)
+    for revision in others[situation.spec.revision_history_limit :]:
+        yield _delete(situation, names.API_VERSION, names.REVISION_KIND, revision.name, revision.uid)
+
+
+def _collected_jobs(situation: Situation) -> Iterator[Delete]:
+    kept = set()
+    if situation.status.evaluation is not None:
+        kept.add(job_name(situation.status.evaluation))
+    rollout = situation.status.rollout
+    if rollout is not None and rollout.step in _AFTER_RESTART:
+        kept.add(names.validate_job(rollout.revision))
+    for job in situation.observed.jobs.values():
+        if _is_question(job) and job.name not in kept and not job.deleting:
+            yield _delete(situation, "batch/v1", "Job", job.name, job.uid)
+
+
+def _is_question(job: ObservedJob) -> bool:
+    return job.component in (names.COMPONENT_EVALUATE, names.COMPONENT_VALIDATE)
+
+
+def _delete(situation: Situation, api_version: str, kind: str, name: str, uid: str) -> Delete:
+    return Delete(ObjectRef(api_version, kind, situation.context.namespace, name, uid))

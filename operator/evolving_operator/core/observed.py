@@ -1,0 +1,149 @@
+"""Everything that is known about one agent at one moment, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from evolving_agent.contract.config import AgentConfigFile
+from evolving_agent.contract.report import Report
+from evolving_operator.api.models import (
+    AgentRevisionSpec,
+    AgentRevisionStatus,
+    EvolvingAgentSpec,
+    EvolvingAgentStatus,
+)
+from evolving_operator.core.builders.context import Images
+
+
+@dataclass(frozen=True)
+class InvalidField:
+    """What is wrong with a spec: the path of the field as a user writes it, and why."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ObservedAgent:
+    """The EvolvingAgent. Exactly one of `spec` and `invalid` is set."""
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    generation: int
+    status: EvolvingAgentStatus
+    spec: EvolvingAgentSpec | None = None
+    invalid: InvalidField | None = None
+    run: str | None = None  # the annotation that asks for a run
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class ObservedRevision:
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    created: datetime
+    spec: AgentRevisionSpec
+    status: AgentRevisionStatus
+
+
+@dataclass(frozen=True)
+class Child:
+    """Any owned object, as far as drift is concerned."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    applied_hash: str | None
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class ObservedDeployment:
+    """One snapshot of the Deployment; counts mean nothing while `stale`."""
+
+    stamp: str | None  # the configuration's hash in the pod template
+    applied_hash: str | None
+    stale: bool  # the Deployment controller has not yet seen the newest spec
+    wanted: int = 1
+    replicas: int = 0
+    updated: int = 0
+    ready: int = 0
+    available: int = 0
+    deadline_exceeded: str | None = None  # the controller's message
+
+
+@dataclass(frozen=True)
+class ObservedConfigMap:
+    applied_hash: str | None
+    file: AgentConfigFile | None  # None where it cannot be read
+
+
+@dataclass(frozen=True)
+class ObservedJob:
+    name: str
+    uid: str
+    component: str
+    created: datetime
+    finished: datetime | None = None
+    succeeded: bool = False
+    reason: str = ""  # why it failed, by the Job controller
+    message: str = ""
+    report: Report | None = None
+    candidate_hash: str | None = None
+    incumbent_hash: str | None = None
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a pod does not run: `reason` as kubelet or scheduler names it."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ObservedPod:
+    name: str
+    component: str
+    created: datetime
+    stamp: str | None = None
+    job: str | None = None
+    ready: bool = False
+    deleting: bool = False
+    restarts: int = 0
+    trouble: Trouble | None = None
+    report: Report | None = None
+    ended: datetime | None = None  # when the container that left the report ended
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A write that the API server refused: not repeated at once unless the object differs."""
+
+    kind: str
+    name: str
+    applied_hash: str
+    reason: str
+    message: str
+    is_due: bool = False  # to be tried once more: what stood in the way may be gone
+
+
+@dataclass(frozen=True)
+class Observed:
+    agent: ObservedAgent
+    images: Images
+    revisions: Mapping[str, ObservedRevision] = field(default_factory=dict)
+    children: Mapping[tuple[str, str], Child] = field(default_factory=dict)  # by (kind, name)
+    deployment: ObservedDeployment | None = None
+    config_map: ObservedConfigMap | None = None
+    jobs: Mapping[str, ObservedJob] = field(default_factory=dict)
+    pods: tuple[ObservedPod, ...] = ()
+    refusals: tuple[Refusal, ...] = ()

@@ -1,0 +1,59 @@
+"""What a decision consists of: actions in the order in which they are to be taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ObjectRef:
+    """Names one object. With a `uid`, an object of the same name that came later is not meant."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str | None = None
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Make the live object like this one: all of it, by server-side apply."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create it once; where it exists already, that is as good. Names are deterministic: they are locks."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete it; where it is gone already, that is as good."""
+
+    ref: ObjectRef
+
+
+@dataclass(frozen=True)
+class WriteStatus:
+    """Apply a status. The manifest names the resourceVersion that was decided upon: a stale one conflicts."""
+
+    manifest: Manifest
+
+
+Action = Apply | Create | Delete | WriteStatus
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Actions in order: after a failed one, none of the rest is taken. No actions: converged."""
+
+    actions: tuple[Action, ...] = ()
+    requeue_at: datetime | None = None

@@ -1,0 +1,174 @@
+# ruff: noqa: PLR0911 - an ordered policy returns at the first rule that applies
+"""How far the agent has come in learning: DatasetReady, Trained, Evaluated and Promoted."""
+
+from __future__ import annotations
+
+from evolving_operator.api.models import (
+    Approval,
+    ConditionStatus,
+    RolloutStep,
+    RunState,
+    RunStatus,
+    VerdictResult,
+)
+from evolving_operator.core.conditions import Finding, condition, false, true, unknown
+from evolving_operator.core.gate import weakest
+from evolving_operator.core.health import secret_words
+from evolving_operator.core.observed import ObservedRevision
+from evolving_operator.core.proof import (
+    candidate_revision,
+    evaluation,
+    evaluation_job_of,
+    is_measurable,
+    recorded_verdict,
+)
+from evolving_operator.core.situation import Situation
+
+
+def dataset_ready(situation: Situation) -> Finding:
+    dataset, run = situation.status.dataset, situation.status.curation
+    if run is not None and run.state is RunState.FAILED:
+        return false("CurationFailed", _why(run))
+    if (
+        run is not None
+        and run.state is RunState.RUNNING
+        and (blocked := _blocked(situation, run)) is not None
+    ):
+        return blocked
+    if dataset is not None:
+        return true("DatasetWritten", f"Dataset {dataset.version} has {dataset.examples} examples.")
+    if run is not None and run.state is RunState.SKIPPED:
+        return false(run.reason, run.message)
+    if run is not None and run.state is RunState.RUNNING:
+        return false("CurationRunning", f"Job {run.job} is curating.")
+    if situation.spec.curation is None:
+        return false("CurationDisabled", "There is no spec.curation: experience is kept, but not curated.")
+    return false("NotCurated", "No curation has run yet.")
+
+
+def trained(situation: Situation) -> Finding:
+    """The outcome of the newest training run. A skipped one takes back nothing."""
+    run = situation.status.training
+    if run is None:
+        if situation.spec.training is None:
+            return false("TrainingDisabled", "There is no spec.training: nothing is trained.")
+        return false("NotTrained", "No training has run yet.")
+    before = condition(situation.status.conditions, "Trained")
+    was_trained = before is not None and before.status is ConditionStatus.TRUE
+    if run.state is RunState.FAILED:
+        return false("TrainingFailed", _why(run))
+    if run.state is RunState.SUCCEEDED:
+        return true("TrainingSucceeded", run.message or f"Job {run.job} trained a model.")
+    if run.state is RunState.SKIPPED:
+        return true(run.reason, run.message) if was_trained else false(run.reason, run.message)
+    blocked = _blocked(situation, run)
+    if blocked is not None:
+        return blocked
+    message = f"Job {run.job} is training."
+    return true("TrainingRunning", message) if was_trained else false("TrainingRunning", message)
+
+
+def evaluated(situation: Situation) -> Finding:
+    """The verdict on the candidate or, where there is none, on the last one that had one."""
+    candidate, current = candidate_revision(situation), evaluation(situation)
+    if candidate is None or current is None:
+        return _last_verdict(situation)
+    if recorded_verdict(situation) is not None and candidate.status.result is not None:
+        return _verdict(candidate)
+    job = evaluation_job_of(situation)
+    if job is not None:
+        return unknown("Evaluating", f"Job {job.name} compares {candidate.name} with what is served.")
+    if situation.spec.suspend:
+        return unknown("Suspended", "spec.suspend: the candidate is not evaluated.")
+    if situation.rollout_under_way:
+        return unknown("AwaitsRollout", f"{candidate.name} is evaluated when the present rollout has ended.")
+    if current.retry_at is not None:
+        return unknown("AwaitsRetry", f"{candidate.name} is evaluated again after {current.retry_at}.")
+    if not is_measurable(situation, current.dataset_version):
+        return unknown("NothingToMeasure", "There are no validation queries.")
+    return unknown("Evaluating", f"{candidate.name} is about to be evaluated.")
+
+
+def promoted(situation: Situation) -> Finding:
+    """Where the newest revision stands on its way to the users."""
+    status, rollout = situation.status, situation.status.rollout
+    if status.candidate is not None and not situation.rollout_under_way:
+        return _awaiting(situation)
+    if rollout is not None and rollout.step is RolloutStep.ROLLED_BACK:
+        return false("RolledBack", f"{rollout.revision} was taken back. {rollout.reason}: {rollout.message}")
+    if rollout is not None and rollout.step is RolloutStep.RESTART:
+        return false("RollingOut", f"{rollout.revision} is on its way to the users. {rollout.message}")
+    active = situation.revision(status.active)
+    if active is not None and status.rollout is None and active.spec.training is None:
+        return false("ServesBaseModel", f"The base model {active.spec.model_id} is served.")
+    if status.active is None:
+        return false("NothingServed", "Nothing is served yet.")
+    return true("Promoted", f"{status.active.revision} ({status.active.model_id}) is served.")
+
+
+def _awaiting(situation: Situation) -> Finding:
+    """Why the candidate is not served yet."""
+    candidate = candidate_revision(situation)
+    if candidate is None:
+        return false("CandidateMissing", "The candidate's AgentRevision was deleted.")
+    if situation.pinned:
+        return false("Pinned", f"spec.rollout.pin holds {situation.spec.rollout.pin}.")
+    if situation.spec.suspend:
+        return false("Suspended", "spec.suspend: nothing is promoted.")
+    rollout = situation.status.rollout
+    if rollout is not None and rollout.step is RolloutStep.SHADOW:
+        return false("Shadowing", rollout.message)
+    if recorded_verdict(situation) is None:
+        return false("AwaitsVerdict", f"{candidate.name} is being evaluated.")
+    if candidate.status.result is VerdictResult.PASSED and situation.spec.rollout.approval is Approval.MANUAL:
+        return false(
+            "AwaitsApproval",
+            f"{candidate.name} passed the gate and waits for a person: set its spec.decision.",
+        )
+    if candidate.status.result is VerdictResult.INCONCLUSIVE:
+        return false(
+            "Held",
+            f"The verdict on {candidate.name} is inconclusive. It waits for a newer dataset, or for a "
+            "person's spec.decision.",
+        )
+    return false(f"Verdict{candidate.status.result}", f"The verdict on {candidate.name} does not promote it.")
+
+
+def _verdict(revision: ObservedRevision) -> Finding:
+    suite = weakest(revision.status.verdicts)
+    message = f"{revision.name}, suite {suite.suite}: {suite.message}"
+    if revision.status.result is VerdictResult.PASSED:
+        return true("VerdictPassed", message)
+    if revision.status.result is VerdictResult.FAILED:
+        return false("VerdictFailed", message)
+    return unknown(f"Verdict{revision.status.result}", message)
+
+
+def _last_verdict(situation: Situation) -> Finding:
+    verdict = situation.status.last_verdict
+    if verdict is None:
+        return unknown("NoCandidate", "There has been no candidate.")
+    revision = situation.observed.revisions.get(verdict.revision)
+    if revision is not None and revision.status.result is not None:
+        return _verdict(revision)
+    message = f"The last verdict, on {verdict.revision}: {verdict.result}."
+    if verdict.result is VerdictResult.PASSED:
+        return true("VerdictPassed", message)
+    if verdict.result is VerdictResult.FAILED:
+        return false("VerdictFailed", message)
+    return unknown(f"Verdict{verdict.result}", message)
+
+
+def _blocked(situation: Situation, run: RunStatus) -> Finding | None:
+    """Why the pod of a run that is under way cannot start."""
+    for pod in situation.observed.pods:
+        if pod.job != run.job or pod.trouble is None:
+            continue
+        if pod.trouble.reason == "CreateContainerConfigError":
+            return false(*secret_words(situation, pod.trouble.message))
+        return false(pod.trouble.reason, f"Pod {pod.name}: {pod.trouble.message}")
+    return None
+
+
+def _why(run: RunStatus) -> str:
+    return f"{run.reason}: {run.message} (Job {run.job})"

@@ -1,0 +1,265 @@
+"""Raw Kubernetes objects → observed values. The only place that knows what the API's JSON looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from evolving_agent.contract import env
+from evolving_agent.contract.config import CONFIG_KEY, AgentConfigFile
+from evolving_agent.contract.report import Report, parse_report
+from evolving_operator.api import names
+from evolving_operator.api.models import (
+    AgentRevisionSpec,
+    AgentRevisionStatus,
+    EvolvingAgentSpec,
+    EvolvingAgentStatus,
+)
+from evolving_operator.core.builders.context import Images
+from evolving_operator.core.clock import parse_time
+from evolving_operator.core.observed import (
+    Child,
+    InvalidField,
+    Observed,
+    ObservedAgent,
+    ObservedConfigMap,
+    ObservedDeployment,
+    ObservedJob,
+    ObservedPod,
+    ObservedRevision,
+    Refusal,
+    Trouble,
+)
+
+Raw = Mapping[str, Any]
+
+_JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+_HEALTHY_WAITS = frozenset({"ContainerCreating", "PodInitializing"})
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def read_observed(
+    agent: Raw, owned: Iterable[Raw], images: Images, refusals: tuple[Refusal, ...] = ()
+) -> Observed:
+    """One agent and all objects that carry its label.
+
+    Raises pydantic.ValidationError where the agent's own status cannot be read: to go on without it would
+    mean to forget which model is active.
+    """
+    revisions: dict[str, ObservedRevision] = {}
+    children: dict[tuple[str, str], Child] = {}
+    jobs: list[Raw] = []
+    pods: list[ObservedPod] = []
+    deployment: ObservedDeployment | None = None
+    config_map: ObservedConfigMap | None = None
+    observed_agent = read_agent(agent)
+    for raw in owned:
+        kind, name = raw["kind"], raw["metadata"]["name"]
+        if kind == names.REVISION_KIND:
+            if (revision := read_revision(raw, observed_agent.name)) is not None:
+                revisions[name] = revision
+            continue
+        if kind == "Pod":
+            pods.append(read_pod(raw))
+            continue
+        if kind == "Job":
+            jobs.append(raw)
+            continue
+        children[(kind, name)] = _read_child(raw)
+        if kind == "Deployment" and name == names.deployment(observed_agent.name):
+            deployment = read_deployment(raw)
+        elif kind == "ConfigMap" and name == names.config_map(observed_agent.name):
+            config_map = _read_config_map(raw)
+    pods.sort(key=lambda pod: (pod.created, pod.name))
+    return Observed(
+        agent=observed_agent,
+        images=images,
+        revisions=revisions,
+        children=children,
+        deployment=deployment,
+        config_map=config_map,
+        jobs={job["metadata"]["name"]: read_job(job, pods) for job in jobs},
+        pods=tuple(pods),
+        refusals=refusals,
+    )
+
+
+def read_agent(raw: Raw) -> ObservedAgent:
+    """The EvolvingAgent, with what is wrong with its spec where it is not one."""
+    metadata = raw["metadata"]
+    spec: EvolvingAgentSpec | None = None
+    invalid: InvalidField | None = None
+    try:
+        spec = EvolvingAgentSpec.model_validate(raw.get("spec", {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        path = ".".join(["spec", *(str(part) for part in first["loc"])])
+        invalid = InvalidField(path, first["msg"])
+    return ObservedAgent(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 1),
+        status=EvolvingAgentStatus.model_validate(raw.get("status") or {}),
+        spec=spec,
+        invalid=invalid,
+        run=_annotations(raw).get(names.ANNOTATION_RUN),
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def read_revision(raw: Raw, agent: str) -> ObservedRevision | None:
+    """The AgentRevision; None where it is another agent's, unreadable, or on its way out."""
+    metadata = raw["metadata"]
+    if "deletionTimestamp" in metadata:
+        return None
+    try:
+        spec = AgentRevisionSpec.model_validate(raw.get("spec", {}))
+        status = AgentRevisionStatus.model_validate(raw.get("status") or {})
+    except ValidationError:
+        return None  # the CRD's schema lets no such object in: it is from another version of it
+    if spec.agent_ref.name != agent:
+        return None
+    return ObservedRevision(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 1),
+        created=_time(metadata.get("creationTimestamp")) or _EPOCH,
+        spec=spec,
+        status=status,
+    )
+
+
+def read_deployment(raw: Raw) -> ObservedDeployment:
+    spec, status = raw["spec"], raw.get("status") or {}
+    progressing = _condition(status, "Progressing")
+    exceeded = progressing.get("reason") == "ProgressDeadlineExceeded"
+    return ObservedDeployment(
+        stamp=_annotations(spec["template"]).get(names.ANNOTATION_CONFIG_HASH),
+        applied_hash=_annotations(raw).get(names.ANNOTATION_APPLIED_HASH),
+        stale=status.get("observedGeneration", 0) < raw["metadata"].get("generation", 1),
+        wanted=spec.get("replicas", 1),
+        replicas=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+        available=status.get("availableReplicas", 0),
+        deadline_exceeded=progressing.get("message", "") if exceeded else None,
+    )
+
+
+def read_pod(raw: Raw) -> ObservedPod:
+    metadata, status = raw["metadata"], raw.get("status") or {}
+    labels = metadata.get("labels") or {}
+    container = _own_container(status)
+    report, ended = _report(container)
+    return ObservedPod(
+        name=metadata["name"],
+        component=labels.get(names.LABEL_COMPONENT, ""),
+        created=_time(metadata.get("creationTimestamp")) or _EPOCH,
+        stamp=_annotations(raw).get(names.ANNOTATION_CONFIG_HASH),
+        job=next((labels[label] for label in _JOB_LABELS if label in labels), None),
+        ready=_condition(status, "Ready").get("status") == "True",
+        deleting="deletionTimestamp" in metadata,
+        restarts=container.get("restartCount", 0),
+        trouble=_trouble(status, container),
+        report=report,
+        ended=ended,
+    )
+
+
+def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
+    """The Job, with the newest report that one of its pods left."""
+    metadata, status = raw["metadata"], raw.get("status") or {}
+    name = metadata["name"]
+    complete, failed = _condition(status, "Complete"), _condition(status, "Failed")
+    succeeded = complete.get("status") == "True"
+    end = complete if succeeded else failed
+    finished = end.get("status") == "True"
+    reports = [pod for pod in pods if pod.job == name and pod.report is not None]
+    reports.sort(key=lambda pod: pod.ended or pod.created)
+    template = raw.get("spec", {}).get("template", {}).get("spec", {})
+    variables = {
+        variable["name"]: variable.get("value")
+        for container in template.get("containers", [])
+        for variable in container.get("env", [])
+    }
+    return ObservedJob(
+        name=name,
+        uid=metadata["uid"],
+        component=(metadata.get("labels") or {}).get(names.LABEL_COMPONENT, ""),
+        created=_time(metadata.get("creationTimestamp")) or _EPOCH,
+        finished=(_time(status.get("completionTime")) or _time(end.get("lastTransitionTime")) or _EPOCH)
+        if finished
+        else None,
+        succeeded=succeeded,
+        reason="" if succeeded else failed.get("reason", ""),
+        message="" if succeeded else failed.get("message", ""),
+        report=reports[-1].report if reports else None,
+        candidate_hash=variables.get(env.CANDIDATE_HASH),
+        incumbent_hash=variables.get(env.INCUMBENT_HASH),
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def _read_child(raw: Raw) -> Child:
+    return Child(
+        api_version=raw["apiVersion"],
+        kind=raw["kind"],
+        name=raw["metadata"]["name"],
+        uid=raw["metadata"]["uid"],
+        applied_hash=_annotations(raw).get(names.ANNOTATION_APPLIED_HASH),
+        deleting="deletionTimestamp" in raw["metadata"],
+    )
+
+
+def _read_config_map(raw: Raw) -> ObservedConfigMap:
+    try:
+        file = AgentConfigFile.model_validate_json((raw.get("data") or {}).get(CONFIG_KEY, ""))
+    except ValidationError:
+        file = None
+    return ObservedConfigMap(_annotations(raw).get(names.ANNOTATION_APPLIED_HASH), file)
+
+
+def _annotations(raw: Raw) -> Mapping[str, str]:
+    return (raw.get("metadata") or {}).get("annotations") or {}
+
+
+def _condition(status: Raw, kind: str) -> Mapping[str, str]:
+    conditions: list[Mapping[str, str]] = status.get("conditions") or []
+    return next((condition for condition in conditions if condition.get("type") == kind), {})
+
+
+def _own_container(status: Raw) -> Raw:
+    """The status of the container that runs our image; users may add others."""
+    containers: list[Raw] = status.get("containerStatuses") or []
+    ours = (names.CONTAINER_AGENT, names.CONTAINER_JOB)
+    return next((container for container in containers if container.get("name") in ours), {})
+
+
+def _report(container: Raw) -> tuple[Report | None, datetime | None]:
+    """The report of the container's present end or, where it was started again, of its last one."""
+    for state in ("state", "lastState"):
+        terminated = (container.get(state) or {}).get("terminated")
+        if terminated and (report := parse_report(terminated.get("message", ""))) is not None:
+            return report, _time(terminated.get("finishedAt"))
+    return None, None
+
+
+def _trouble(status: Raw, container: Raw) -> Trouble | None:
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason", "")
+    if reason and reason not in _HEALTHY_WAITS:
+        return Trouble(reason, waiting.get("message", ""))
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return Trouble(scheduled.get("reason", "Unschedulable"), scheduled.get("message", ""))
+    return None
+
+
+def _time(text: str | None) -> datetime | None:
+    return parse_time(text) if text else None

@@ -1,0 +1,432 @@
+# ruff: noqa: PLR0911 - an ordered policy returns at the first rule that applies
+"""How a revision comes to the users, and goes back. Each step is one write of the agent's status.
+
+    candidate ──(gate, approval)──► [Shadow] ──► Restart ──► Bake ──► Done
+                                                    └───────────┴──► RolledBack: previous serves again
+
+A pinned revision skips gate, validation and rollback: it is a person's word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evolving_agent.contract.learning import OnInconclusive
+from evolving_agent.contract.report import ValidationReport
+from evolving_operator.api import names
+from evolving_operator.api.models import (
+    Approval,
+    Decision,
+    EvolvingAgentStatus,
+    RevisionRef,
+    RevisionState,
+    RolloutStatus,
+    RolloutStep,
+    VerdictResult,
+)
+from evolving_operator.core.builders.base import Manifest
+from evolving_operator.core.builders.job import build_validation_job
+from evolving_operator.core.builders.revision import build_revision
+from evolving_operator.core.clock import after
+from evolving_operator.core.observed import ObservedJob, ObservedRevision, Trouble
+from evolving_operator.core.plan import Create
+from evolving_operator.core.proof import (
+    candidate_revision,
+    first_evaluation,
+    is_measurable,
+    recorded_verdict,
+    verdict_status,
+)
+from evolving_operator.core.runs import has_ended
+from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
+from evolving_operator.core.step import Step
+
+
+@dataclass(frozen=True)
+class Because:
+    """Why something is done: a CamelCase reason, and words for people."""
+
+    reason: str
+    message: str
+
+
+# --- the first revision, and a changed base model --------------------------------------------------
+
+
+def adopt_base(situation: Situation) -> Step | None:
+    """The spec's base model as a revision: served where nothing was, else the candidate."""
+    status, name = situation.status, situation.base_revision
+    if status.active is not None and status.base == name:
+        return None
+    before = () if name in situation.observed.revisions else (Create(base_revision_manifest(situation)),)
+    ref = RevisionRef(revision=name, model_id=situation.spec.model.base, since=situation.timestamp)
+    adopted = status.model_copy(update={"base": name})
+    if status.active is None:
+        return Step(adopted.model_copy(update={"active": _last_known_active(situation) or ref}), before)
+    if situation.rollout_under_way:
+        return None
+    without_candidate = adopted.model_copy(update={"candidate": None, "rollout": _without_shadow(status)})
+    active = situation.revision(status.active)
+    if active is not None and active.spec.base == situation.spec.model.base:
+        return Step(without_candidate, before)
+    nominated = {"candidate": ref, "evaluation": first_evaluation(situation, name, None)}
+    return Step(without_candidate.model_copy(update=nominated), before)
+
+
+def base_revision_manifest(situation: Situation) -> Manifest:
+    return build_revision(
+        situation.context,
+        name=situation.base_revision,
+        model_id=situation.spec.model.base,
+        base=situation.spec.model.base,
+        dataset=None,
+        training=None,
+    )
+
+
+def _last_known_active(situation: Situation) -> RevisionRef | None:
+    """What the revisions say was served, for an agent whose own status was lost (restored from a backup)."""
+    for revision in situation.observed.revisions.values():
+        if revision.status.state is RevisionState.ACTIVE:
+            return _ref(revision, situation)
+    return None
+
+
+# --- pin ------------------------------------------------------------------------------------------
+
+
+def follow_pin(situation: Situation) -> Step | None:
+    """Serve the pinned revision. An unknown one changes nothing: the conditions tell."""
+    pin, status = situation.spec.rollout.pin, situation.status
+    revision = situation.observed.revisions.get(pin)
+    if revision is None or status.active is None or status.active.revision == pin:
+        return None
+    because = Because("Pinned", f"spec.rollout.pin names {pin}.")
+    moved = _moved(situation, _ref(revision, situation), because)
+    is_candidate = status.candidate is not None and status.candidate.revision == pin
+    return Step(moved.model_copy(update={"candidate": None if is_candidate else status.candidate}))
+
+
+# --- a rollout under way --------------------------------------------------------------------------
+
+
+def advance_restart(situation: Situation) -> Step | None:
+    """Wait until all serving pods run the promoted revision; go back where they cannot."""
+    rollout = situation.status.rollout
+    if rollout is None or rollout.step is not RolloutStep.RESTART:
+        return None
+    if situation.settled:
+        if situation.held:
+            return _at(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
+        return _at(situation, RolloutStep.BAKE, Because("Restarted", "All serving pods run it."))
+    if rollout.generation != situation.observed.agent.generation:
+        # Another rolling restart began on top: its time counts from now, not from the promotion.
+        return _at(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
+    stuck = why_stuck(situation, rollout)
+    return None if stuck is None or situation.held else _roll_back(situation, stuck)
+
+
+def advance_bake(situation: Situation) -> Step | None:
+    """Validate what is served; keep it when it holds its own for as long as it is to bake."""
+    rollout = situation.status.rollout
+    if rollout is None or rollout.step is not RolloutStep.BAKE:
+        return None
+    if situation.held:
+        return _at(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
+    failing = _crash_loop(situation)
+    if failing is not None:
+        return _roll_back(situation, failing)
+    job = _validation_job_of(situation, rollout)
+    if _is_validated(situation, rollout):
+        if job is None or not has_ended(situation, job):
+            return None
+        dropped = _score_drop(situation, rollout, job)
+        if dropped is not None:
+            return _roll_back(situation, dropped)
+    baked = after(rollout.since, situation.spec.rollout.bake_seconds)
+    if not situation.timers.passed(baked):
+        return None
+    return _at(situation, RolloutStep.DONE, _validation_outcome(situation, rollout, job))
+
+
+def why_stuck(situation: Situation, rollout: RolloutStatus) -> Because | None:
+    """Why the rolling restart will not end by itself; None while it may."""
+    deployment = situation.observed.deployment
+    is_current = deployment is not None and deployment.stamp == situation.active_hash and not deployment.stale
+    if deployment is not None and is_current and deployment.deadline_exceeded is not None:
+        return Because("ProgressDeadlineExceeded", deployment.deadline_exceeded)
+    looping = _crash_loop(situation)
+    if looping is not None:
+        return looping
+    seconds = situation.spec.rollout.progress_deadline_seconds
+    if situation.timers.passed(after(rollout.since, seconds)):
+        trouble = _first_trouble(situation)
+        detail = f" {trouble.reason}: {trouble.message}" if trouble else ""
+        return Because("ProgressDeadlineExceeded", f"The pods were not ready after {seconds} s.{detail}")
+    return None
+
+
+def validation_job(situation: Situation) -> Manifest | None:
+    """The Job that asks the served revision the suites' questions, to be created now."""
+    rollout, stamp = situation.status.rollout, situation.active_hash
+    if rollout is None or rollout.step is not RolloutStep.BAKE or situation.held or stamp is None:
+        return None
+    if not _is_validated(situation, rollout) or _validation_job_of(situation, rollout) is not None:
+        return None
+    return build_validation_job(
+        situation.context,
+        revision=rollout.revision,
+        config_hash=stamp,
+        dataset_version=_dataset_version(situation, rollout),
+    )
+
+
+def _is_validated(situation: Situation, rollout: RolloutStatus) -> bool:
+    """Whether there is anybody to ask, and anything to ask."""
+    has_pods = situation.spec.agent.replicas > 0
+    return has_pods and is_measurable(situation, _dataset_version(situation, rollout))
+
+
+def _dataset_version(situation: Situation, rollout: RolloutStatus) -> str | None:
+    evaluation = situation.status.evaluation
+    if evaluation is None or evaluation.revision != rollout.revision:
+        return None
+    return evaluation.dataset_version
+
+
+def _validation_job_of(situation: Situation, rollout: RolloutStatus) -> ObservedJob | None:
+    return situation.observed.jobs.get(names.validate_job(rollout.revision))
+
+
+def _score_drop(situation: Situation, rollout: RolloutStatus, job: ObservedJob) -> Because | None:
+    """The first suite whose score, as served, is too far below that of the verdict."""
+    revision = situation.observed.revisions.get(rollout.revision)
+    if revision is None or not isinstance(job.report, ValidationReport):
+        return None
+    promised = {verdict.suite: verdict.candidate for verdict in revision.status.verdicts}
+    limit = situation.spec.rollout.rollback.max_score_drop_bps
+    for suite in job.report.suites:
+        before, served = promised.get(suite.suite), suite.candidate_bps
+        if before is not None and served is not None and before - served > limit:
+            return Because(
+                "ScoreDropped",
+                f"Suite {suite.suite} scored {before / 100:.1f} % in the evaluation, but "
+                f"{served / 100:.1f} % as served; maxScoreDropBps allows a drop of {limit / 100:.1f} points.",
+            )
+    return None
+
+
+def _validation_outcome(situation: Situation, rollout: RolloutStatus, job: ObservedJob | None) -> Because:
+    if job is None or not _is_validated(situation, rollout):
+        return Because("NotValidated", "Nothing to validate it with.")
+    report = job.report
+    if not isinstance(report, ValidationReport) or not any(
+        suite.candidate_bps is not None for suite in report.suites
+    ):
+        detail = report.message if report is not None else job.message or "it left no report"
+        return Because("NotValidated", f"The validation measured nothing: {detail}")
+    scores = ", ".join(
+        f"{suite.suite} {suite.candidate_bps / 100:.1f} %"
+        for suite in report.suites
+        if suite.candidate_bps is not None
+    )
+    return Because("Validated", f"As served: {scores}.")
+
+
+def _crash_loop(situation: Situation) -> Because | None:
+    for pod in situation.serving_pods:
+        if pod.stamp != situation.active_hash or pod.restarts < CRASH_LOOP_RESTARTS or pod.trouble is None:
+            continue
+        if pod.report is not None:
+            return Because(pod.report.reason, f"Pod {pod.name} gives up: {pod.report.message}")
+        return Because(pod.trouble.reason, f"Pod {pod.name} crashes again and again: {pod.trouble.message}")
+    return None
+
+
+def _first_trouble(situation: Situation) -> Trouble | None:
+    return next((pod.trouble for pod in situation.serving_pods if pod.trouble is not None), None)
+
+
+# --- the candidate --------------------------------------------------------------------------------
+
+
+def advance_candidate(situation: Situation) -> Step | None:
+    """Give the candidate up, let it shadow, or promote it; None while it has to wait."""
+    status, ref = situation.status, situation.status.candidate
+    if ref is None:
+        return None
+    revision = candidate_revision(situation)
+    if revision is None or why_rejected(situation, revision) is not None:
+        shown = status.last_verdict
+        if revision is not None and recorded_verdict(situation) is not None:
+            shown = verdict_status(revision.name, revision.status.verdicts)
+        dropped = {"candidate": None, "rollout": _without_shadow(status), "last_verdict": shown}
+        return Step(status.model_copy(update=dropped))
+    if situation.rollout_under_way or situation.pinned or situation.spec.suspend:
+        return None
+    because = why_promotable(situation, revision)
+    if because is None:
+        return None
+    return _shadow(situation, ref) or _promote_after_shadow(situation, ref, revision, because)
+
+
+def end_shadow(situation: Situation) -> Step | None:
+    """A shadow ends with its candidate, and while nothing may be promoted; later it begins anew."""
+    status = situation.status
+    if status.rollout is None or status.rollout.step is not RolloutStep.SHADOW:
+        return None
+    candidate = status.candidate.revision if status.candidate else None
+    if candidate == status.rollout.revision and not situation.pinned and not situation.spec.suspend:
+        return None
+    return Step(status.model_copy(update={"rollout": None}))
+
+
+def why_rejected(situation: Situation, revision: ObservedRevision) -> Because | None:
+    """Why the candidate is given up."""
+    if revision.spec.decision is Decision.REJECTED:
+        return Because("Rejected", f"{revision.name} was rejected by a person.")
+    if revision.spec.decision is Decision.APPROVED or recorded_verdict(situation) is None:
+        return None
+    result = revision.status.result
+    gives_up = situation.spec.evaluation.on_inconclusive is OnInconclusive.REJECT
+    if result is VerdictResult.FAILED or (result is VerdictResult.INCONCLUSIVE and gives_up):
+        return Because(f"Verdict{result}", f"{revision.name} did not pass the gate.")
+    return None
+
+
+def why_promotable(situation: Situation, revision: ObservedRevision) -> Because | None:
+    """What entitles the candidate to be promoted: the gate, a person, or an incumbent that never served."""
+    if revision.spec.decision is Decision.APPROVED:
+        return Because("Approved", f"{revision.name} was approved by a person.")
+    if situation.spec.rollout.approval is Approval.MANUAL:
+        return None
+    if recorded_verdict(situation) is not None and revision.status.result is VerdictResult.PASSED:
+        return Because("VerdictPassed", f"{revision.name} passed the gate.")
+    active = situation.revision(situation.status.active)
+    never_served = active is not None and active.status.promoted_at is None
+    if never_served and revision.spec.training is None:
+        return Because(
+            "IncumbentNeverServed",
+            f"{revision.name} replaces a base model that never became ready: nothing to compare it with.",
+        )
+    return None
+
+
+def reconsider(situation: Situation) -> Step | None:
+    """A revision that the gate or a rollback had ruled out, and that a person approved after that."""
+    if situation.status.candidate is not None or situation.rollout_under_way:
+        return None
+    for revision in situation.observed.revisions.values():
+        if revision.spec.decision is not Decision.APPROVED or not _approval_is_news(revision):
+            continue
+        if revision.spec.base != situation.spec.model.base:
+            continue
+        dataset = revision.spec.dataset
+        update = {
+            "candidate": _ref(revision, situation),
+            "evaluation": first_evaluation(situation, revision.name, dataset.version if dataset else None),
+        }
+        return Step(situation.status.model_copy(update=update))
+    return None
+
+
+def _approval_is_news(revision: ObservedRevision) -> bool:
+    if revision.status.state is RevisionState.REJECTED:
+        return True
+    decided = revision.status.decided_generation
+    is_quarantined = revision.status.state is RevisionState.ROLLED_BACK
+    return is_quarantined and decided is not None and revision.generation > decided
+
+
+def _shadow(situation: Situation, ref: RevisionRef) -> Step | None:
+    """Begin to let the candidate answer unseen, where the spec asks for that and it has not begun."""
+    rollout = situation.status.rollout
+    is_shadowing = rollout is not None and rollout.step is RolloutStep.SHADOW
+    if situation.spec.rollout.shadow is None or is_shadowing:
+        return None
+    step = RolloutStatus(
+        revision=ref.revision,
+        step=RolloutStep.SHADOW,
+        since=situation.timestamp,
+        generation=situation.observed.agent.generation,
+        reason="Shadowing",
+        message=f"{ref.revision} answers {situation.spec.rollout.shadow.percent} % of the requests unseen.",
+    )
+    return Step(situation.status.model_copy(update={"rollout": step}))
+
+
+def _promote_after_shadow(
+    situation: Situation, ref: RevisionRef, revision: ObservedRevision, because: Because
+) -> Step | None:
+    rollout, shadow = situation.status.rollout, situation.spec.rollout.shadow
+    is_shadowing = rollout is not None and rollout.step is RolloutStep.SHADOW
+    if shadow is not None and rollout is not None and is_shadowing:
+        ends = after(rollout.since, shadow.timeout_seconds)
+        if not situation.timers.passed(ends):
+            return None
+    promoted = _moved(situation, ref.model_copy(update={"since": situation.timestamp}), because)
+    shown = situation.status.last_verdict
+    if recorded_verdict(situation) is not None:
+        shown = verdict_status(revision.name, revision.status.verdicts)
+    return Step(promoted.model_copy(update={"candidate": None, "last_verdict": shown}))
+
+
+# --- the moves ------------------------------------------------------------------------------------
+
+
+def _moved(situation: Situation, to: RevisionRef, because: Because) -> EvolvingAgentStatus:
+    """The status in which another revision is active, and its rolling restart begins."""
+    rollout = RolloutStatus(
+        revision=to.revision,
+        step=RolloutStep.RESTART,
+        since=situation.timestamp,
+        generation=situation.observed.agent.generation,
+        reason=because.reason,
+        message=because.message,
+    )
+    update = {"active": to, "previous": situation.status.active, "rollout": rollout}
+    return situation.status.model_copy(update=update)
+
+
+def _roll_back(situation: Situation, because: Because) -> Step | None:
+    """Back to the previous revision. The one that failed is not promoted again by itself."""
+    status = situation.status
+    if status.previous is None or status.rollout is None:
+        return None
+    rollout = status.rollout.model_copy(
+        update={
+            "step": RolloutStep.ROLLED_BACK,
+            "since": situation.timestamp,
+            "generation": situation.observed.agent.generation,
+            "reason": because.reason,
+            "message": because.message[:1000],
+        }
+    )
+    back = status.previous.model_copy(update={"since": situation.timestamp})
+    return Step(status.model_copy(update={"active": back, "previous": None, "rollout": rollout}))
+
+
+def _at(situation: Situation, step: RolloutStep, because: Because) -> Step | None:
+    rollout = situation.status.rollout
+    if rollout is None:
+        return None
+    moved = rollout.model_copy(
+        update={
+            "step": step,
+            "since": situation.timestamp,
+            "generation": situation.observed.agent.generation,
+            "reason": because.reason,
+            "message": because.message,
+        }
+    )
+    return Step(situation.status.model_copy(update={"rollout": moved}))
+
+
+def _ref(revision: ObservedRevision, situation: Situation) -> RevisionRef:
+    return RevisionRef(revision=revision.name, model_id=revision.spec.model_id, since=situation.timestamp)
+
+
+def _without_shadow(status: EvolvingAgentStatus) -> RolloutStatus | None:
+    """The rollout, unless it is the shadow of a candidate that is being dropped."""
+    rollout = status.rollout
+    return None if rollout is not None and rollout.step is RolloutStep.SHADOW else rollout

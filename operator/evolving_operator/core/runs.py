@@ -1,0 +1,50 @@
+"""How a Job's run ended, whether or not it left a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evolving_agent.contract.report import Outcome, Report
+from evolving_operator.api.models import RunState
+from evolving_operator.core.clock import after, rfc3339
+from evolving_operator.core.observed import ObservedJob
+from evolving_operator.core.situation import Situation
+
+# A Job may be seen to end before its pod's last word is: the two come by different watches.
+REPORT_GRACE_SECONDS = 30
+
+_STATES = {
+    Outcome.SUCCEEDED: RunState.SUCCEEDED,
+    Outcome.SKIPPED: RunState.SKIPPED,
+    Outcome.FAILED: RunState.FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Ending:
+    state: RunState
+    reason: str
+    message: str
+
+
+def has_ended(situation: Situation, job: ObservedJob) -> bool:
+    """Whether the Job is over and can be judged: its report is there, or has had the time to come."""
+    if job.finished is None:
+        return False
+    if job.report is not None:
+        return True
+    return situation.timers.passed(after(rfc3339(job.finished), REPORT_GRACE_SECONDS))
+
+
+def ending(job: ObservedJob, report: Report | None) -> Ending:
+    """Of a finished Job. `report` is the one of the kind that such a Job leaves, if it left one."""
+    if report is not None:
+        return Ending(_STATES[report.outcome], report.reason, report.message)
+    if job.succeeded:
+        return Ending(
+            RunState.FAILED,
+            "ReportLost",
+            f"Job {job.name} succeeded, but its report is gone with its pod. The next run reports it again.",
+        )
+    detail = f": {job.message}" if job.message else "."
+    return Ending(RunState.FAILED, job.reason or "JobFailed", f"Job {job.name} failed{detail}")

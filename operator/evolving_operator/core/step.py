@@ -1,0 +1,16 @@
+"""One step of an agent's history: the status that commits it, and what must exist before that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evolving_operator.api.models import EvolvingAgentStatus
+from evolving_operator.core.plan import Action
+
+
+@dataclass(frozen=True)
+class Step:
+    """`before` is repeatable; only the write of `status` makes the step happen, all of it at once."""
+
+    status: EvolvingAgentStatus
+    before: tuple[Action, ...] = ()

@@ -1,0 +1,230 @@
+"""A cluster in memory: what the API server promises, as far as the operator relies on it, and its faults.
+
+It keeps resource versions, UIDs and generations, refuses stale status writes and taken names, and lets
+owned objects go with their owner. It runs nothing: tests play the controllers and kubelet (`fake_node`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from evolving_operator.cluster.cache import Cache
+from evolving_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound
+from evolving_operator.cluster.kinds import CACHED, Kind, kind_of
+from evolving_operator.core.clock import rfc3339
+from evolving_operator.core.plan import Manifest, ObjectRef
+
+Raw = dict[str, Any]
+ObjectKey = tuple[str, str, str]  # kind, namespace, name
+Watcher = Callable[[str, Raw], None]  # "ADDED", "MODIFIED" or "DELETED", and the object
+
+
+class Crash(BaseException):
+    """The operator dies here. No `except Exception` may stop it, as none stops SIGKILL."""
+
+
+@dataclass
+class Fault:
+    """What happens at the n-th write from now (0 is the next): before it takes effect, or after."""
+
+    at: int
+    error: ClusterError | Crash
+    when: Literal["before", "after"] = "before"
+
+
+@dataclass
+class Write:
+    """One write that took effect."""
+
+    verb: str
+    kind: str
+    name: str
+
+
+@dataclass
+class FakeCluster:
+    """A `Gateway`. `clock` gives the time of creation; tests move it."""
+
+    clock: Callable[[], datetime] = lambda: datetime(2026, 1, 1, tzinfo=UTC)
+    faults: list[Fault] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+    watchers: list[Watcher] = field(default_factory=list)
+    _objects: dict[ObjectKey, Raw] = field(default_factory=dict)
+    _version: int = 100
+
+    # --- the gateway ---
+
+    async def apply(self, manifest: Manifest) -> Raw:
+        self._strike("before")
+        known = self._objects.get(_key(manifest))
+        stored = self._insert(manifest) if known is None else self._update(known, manifest)
+        return self._written("apply", stored)
+
+    async def apply_status(self, manifest: Manifest) -> Raw:
+        self._strike("before")
+        known = self._known(manifest)
+        wanted = manifest["metadata"]
+        if wanted.get("uid") not in (None, known["metadata"]["uid"]):
+            raise Conflict(f"{manifest['kind']} {wanted['name']}: another object of that name")
+        if wanted.get("resourceVersion") not in (None, known["metadata"]["resourceVersion"]):
+            raise Conflict(f"{manifest['kind']} {wanted['name']}: the object has been modified")
+        if known.get("status") != manifest["status"]:
+            known["status"] = copy.deepcopy(manifest["status"])
+            self._touch(known)
+        return self._written("apply_status", known)
+
+    async def create(self, manifest: Manifest) -> Raw:
+        self._strike("before")
+        if _key(manifest) in self._objects:
+            raise AlreadyExists(f"{manifest['kind']} {manifest['metadata']['name']}")
+        return self._written("create", self._insert(manifest))
+
+    async def delete(self, ref: ObjectRef) -> Raw | None:
+        self._strike("before")
+        known = self._objects.get((ref.kind, ref.namespace, ref.name))
+        if known is None:
+            raise NotFound(f"{ref.kind} {ref.name}")
+        if ref.uid not in (None, known["metadata"]["uid"]):
+            raise Conflict(f"{ref.kind} {ref.name}: another object of that name")
+        self.remove(ref.kind, ref.name, ref.namespace)
+        self._written("delete", known)
+        return None
+
+    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
+        items = [
+            copy.deepcopy(raw)
+            for key, raw in self._objects.items()
+            if key[0] == kind.kind and namespace in (None, key[1])
+        ]
+        return items, str(self._version)
+
+    async def read(self, kind: Kind, namespace: str, name: str) -> Raw:
+        return copy.deepcopy(
+            self._known({"kind": kind.kind, "metadata": {"namespace": namespace, "name": name}})
+        )
+
+    async def replace(self, manifest: Manifest) -> Raw:
+        self._strike("before")
+        known = self._known(manifest)
+        if manifest["metadata"].get("resourceVersion") != known["metadata"]["resourceVersion"]:
+            raise Conflict(f"{manifest['kind']} {manifest['metadata']['name']}: it has been modified")
+        return self._written("replace", self._update(known, manifest))
+
+    # --- what tests do to it, without faults and without being counted ---
+
+    def put(self, manifest: Manifest) -> Raw:
+        """Create or change an object as a user, a controller or kubelet would."""
+        known = self._objects.get(_key(manifest))
+        stored = self._insert(manifest) if known is None else self._update(known, manifest)
+        if "status" in manifest and stored.get("status") != manifest["status"]:
+            stored["status"] = copy.deepcopy(manifest["status"])
+            self._touch(stored)
+        return copy.deepcopy(stored)
+
+    def get(self, kind: str, name: str, namespace: str = "default") -> Raw | None:
+        found = self._objects.get((kind, namespace, name))
+        return None if found is None else copy.deepcopy(found)
+
+    def all(self, kind: str) -> list[Raw]:
+        return [copy.deepcopy(raw) for key, raw in sorted(self._objects.items()) if key[0] == kind]
+
+    def remove(self, kind: str, name: str, namespace: str = "default") -> None:
+        """Delete an object and, as the garbage collector would, what it owns."""
+        gone = self._objects.pop((kind, namespace, name))
+        self._version += 1
+        self._tell("DELETED", gone)
+        for raw in list(self._objects.values()):
+            owners = raw["metadata"].get("ownerReferences") or []
+            if owners and all(owner["uid"] == gone["metadata"]["uid"] for owner in owners):
+                self.remove(raw["kind"], raw["metadata"]["name"], raw["metadata"]["namespace"])
+
+    def filled_cache(self) -> Cache:
+        """A cache as an operator that starts now fills it."""
+        cache = Cache()
+        for kind in CACHED:
+            items = [raw for raw in self.all(kind.kind) if _matches(kind, raw)]
+            cache.reconcile(kind, None, items, str(self._version))
+        return cache
+
+    # --- inside ---
+
+    def _insert(self, manifest: Manifest) -> Raw:
+        stored = copy.deepcopy(manifest)
+        self._version += 1
+        stored["metadata"] |= {
+            "uid": f"uid-{self._version}",
+            "resourceVersion": str(self._version),
+            "generation": 1,
+            "creationTimestamp": manifest["metadata"].get("creationTimestamp") or rfc3339(self.clock()),
+        }
+        stored.pop("status", None)
+        self._objects[_key(stored)] = stored
+        self._tell("ADDED", stored)
+        return stored
+
+    def _update(self, known: Raw, manifest: Manifest) -> Raw:
+        """Whole objects by one manager: what it no longer names is gone; the status is not its to say."""
+        body = {key: value for key, value in manifest.items() if key not in ("metadata", "status")}
+        kept = {
+            key: known["metadata"][key]
+            for key in ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+            if key in known["metadata"]
+        }
+        metadata = copy.deepcopy(manifest["metadata"]) | kept
+        before = {key: value for key, value in known.items() if key not in ("metadata", "status")}
+        if body != before:
+            metadata["generation"] += 1
+        if body != before or metadata != known["metadata"]:
+            status = {"status": known["status"]} if "status" in known else {}
+            known.clear()
+            known.update({**copy.deepcopy(body), "metadata": metadata, **status})
+            self._touch(known)
+        return known
+
+    def _known(self, manifest: Manifest) -> Raw:
+        known = self._objects.get(_key(manifest))
+        if known is None:
+            raise NotFound(f"{manifest['kind']} {manifest['metadata']['name']}")
+        return known
+
+    def _touch(self, raw: Raw) -> None:
+        self._version += 1
+        raw["metadata"]["resourceVersion"] = str(self._version)
+        self._tell("MODIFIED", raw)
+
+    def _tell(self, event: str, raw: Raw) -> None:
+        try:
+            kind = kind_of(raw["apiVersion"], raw["kind"])
+        except KeyError:
+            return
+        if kind in CACHED and _matches(kind, raw):
+            for watcher in self.watchers:
+                watcher(event, copy.deepcopy(raw))
+
+    def _written(self, verb: str, stored: Raw) -> Raw:
+        self.writes.append(Write(verb, stored["kind"], stored["metadata"]["name"]))
+        answer = copy.deepcopy(stored)
+        self._strike("after")
+        return answer
+
+    def _strike(self, when: Literal["before", "after"]) -> None:
+        """Count down at the beginning of a write; a fault "after" waits for the end of that write."""
+        if when == "before":
+            for fault in self.faults:
+                fault.at -= 1
+        for fault in self.faults:
+            if fault.at < 0 and fault.when == when:
+                self.faults.remove(fault)
+                raise fault.error
+
+
+def _matches(kind: Kind, raw: Raw) -> bool:
+    return not kind.selector or kind.selector in (raw["metadata"].get("labels") or {})
+
+
+def _key(raw: Raw) -> ObjectKey:
+    return raw["kind"], raw["metadata"]["namespace"], raw["metadata"]["name"]

@@ -1,0 +1,201 @@
+"""The chart renders what it promises, grants little, and refuses values that it does not know."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from evolving_operator.api.crd import custom_resource_definitions
+from support.chart import CHART, Rendered, render
+from support.cluster import program
+
+Values = dict[str, Any]
+
+
+def granted(rendered: Rendered) -> list[dict[str, Any]]:
+    """The rules that are bound to the operator's own account."""
+    bound = {
+        binding["roleRef"]["name"]
+        for kind in ("RoleBinding", "ClusterRoleBinding")
+        for binding in rendered.all(kind)
+    }
+    roles = rendered.all("Role") + rendered.all("ClusterRole")
+    return [rule for role in roles if role["metadata"]["name"] in bound for rule in role["rules"]]
+
+
+def test_lint_finds_nothing() -> None:
+    subprocess.run([program("helm"), "lint", "--strict", str(CHART)], check=True, capture_output=True)
+
+
+def test_versions_are_those_of_the_package() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = (CHART.parents[1] / "pyproject.toml").read_text()
+    assert f'version = "{chart["appVersion"]}"' in project
+
+
+@pytest.mark.parametrize("watched", [[], ["bank", "shop"]])
+def test_rights_are_few(watched: list[str]) -> None:
+    for rule in granted(render({"watchNamespaces": watched})):
+        assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
+        assert "secrets" not in rule["resources"]
+        assert "deletecollection" not in rule["verbs"]
+        assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
+        if "delete" in rule["verbs"]:
+            disposable = {"agentrevisions", "cronjobs", "jobs", "poddisruptionbudgets"}
+            assert set(rule["resources"]) <= disposable
+
+
+def test_all_namespaces_are_watched_by_a_cluster_role() -> None:
+    rendered = render()
+    binding = rendered.one("ClusterRoleBinding")
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": "learning-evolving-agents", "namespace": "ops"}
+    ]
+    assert [role["metadata"]["namespace"] for role in rendered.all("Role")] == ["ops"]  # the Lease
+
+
+def test_watched_namespaces_get_a_role_each_and_nothing_is_granted_beyond() -> None:
+    rendered = render({"watchNamespaces": ["bank", "shop"]})
+
+    assert rendered.all("ClusterRole") == rendered.all("ClusterRoleBinding") == []
+    assert {role["metadata"]["namespace"] for role in rendered.all("Role")} == {"bank", "shop", "ops"}
+    assert rendered.one("Role", "learning-evolving-agents-leader")["metadata"]["namespace"] == "ops"
+    assert environment(rendered)["EVOLVING_OPERATOR_NAMESPACES"] == "bank,shop"
+
+
+def test_the_lease_can_be_written_under_its_name_only() -> None:
+    rendered = render()
+    rules = rendered.one("Role", "learning-evolving-agents-leader")["rules"]
+    lease = environment(rendered)["EVOLVING_OPERATOR_LEASE_NAME"]
+    assert [rule.get("resourceNames") for rule in rules if "update" in rule["verbs"]] == [[lease]]
+
+
+def container(rendered: Rendered) -> dict[str, Any]:
+    (only,) = rendered.one("Deployment")["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def environment(rendered: Rendered) -> dict[str, str]:
+    return {variable["name"]: variable.get("value", "") for variable in container(rendered)["env"]}
+
+
+def test_images_come_from_one_registry_with_the_charts_version() -> None:
+    rendered = render()
+    assert container(rendered)["image"] == "localhost/evolving-agents/operator:0.1.0"
+    assert environment(rendered)["EVOLVING_OPERATOR_AGENT_IMAGE"] == "localhost/evolving-agents/agent:0.1.0"
+    trainer = environment(rendered)["EVOLVING_OPERATOR_TRAINER_IMAGE"]
+    assert trainer == "localhost/evolving-agents/trainer:0.1.0"
+
+    other = render({"image": {"registry": "registry.example/ea", "operator": {"tag": "7"}}})
+    assert container(other)["image"] == "registry.example/ea/operator:7"
+    assert environment(other)["EVOLVING_OPERATOR_AGENT_IMAGE"] == "registry.example/ea/agent:0.1.0"
+
+
+def test_the_operators_pod_is_confined() -> None:
+    rendered = render()
+    pod = rendered.one("Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(rendered)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_standbys_come_with_a_disruption_budget() -> None:
+    assert render().all("PodDisruptionBudget") == []
+    rendered = render({"replicas": 2})
+    assert rendered.one("Deployment")["spec"]["replicas"] == 2
+    assert rendered.one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+
+
+def test_the_crds_are_those_that_the_models_give() -> None:
+    rendered = {crd["metadata"]["name"]: crd for crd in render().all("CustomResourceDefinition")}
+    expected = {crd["metadata"]["name"]: crd for crd in custom_resource_definitions().values()}
+
+    assert rendered.keys() == expected.keys()
+    for name, crd in rendered.items():
+        assert crd["spec"] == expected[name]["spec"]
+        assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_crds_can_be_left_to_others() -> None:
+    assert render({"crds": {"install": False}}).all("CustomResourceDefinition") == []
+    dropped = render({"crds": {"keep": False}}).all("CustomResourceDefinition")
+    assert all("annotations" not in crd["metadata"] for crd in dropped)
+
+
+def test_monitoring_is_off_until_asked_for() -> None:
+    assert not {"PodMonitor", "PrometheusRule", "ConfigMap"} & {item["kind"] for item in render().objects}
+
+
+def test_monitoring_carries_the_labels_by_which_it_is_found() -> None:
+    labels = {"release": "prometheus"}
+    asked = {"enabled": True, "labels": labels}
+    rendered = render({"metrics": {"podMonitor": asked, "rules": asked, "dashboard": asked}})
+
+    found = [*rendered.all("PodMonitor"), rendered.one("PrometheusRule"), rendered.one("ConfigMap")]
+    assert len(found) == 4
+    for item in found:
+        assert labels.items() <= item["metadata"]["labels"].items()
+    dashboard = json.loads(rendered.one("ConfigMap")["data"]["evolving-agents.json"])
+    assert dashboard == json.loads((CHART / "dashboards" / "evolving-agents.json").read_text())
+    assert rendered.one("ConfigMap")["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_agents_are_scraped_where_they_are_watched() -> None:
+    monitor = {"metrics": {"podMonitor": {"enabled": True}}}
+    everywhere = render(monitor).one("PodMonitor", "learning-evolving-agents-agents")
+    assert everywhere["spec"]["namespaceSelector"] == {"any": True}
+    some = render(monitor | {"watchNamespaces": ["bank"]}).one(
+        "PodMonitor", "learning-evolving-agents-agents"
+    )
+    assert some["spec"]["namespaceSelector"] == {"matchNames": ["bank"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"replica": 2}, "replica"),
+        ({"replicas": "two"}, "/replicas"),
+        ({"image": {"operator": {"repo": "x"}}}, "repo"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
+        ({"watchNamespaces": "bank"}, "/watchNamespaces"),
+        ({"watchNamespaces": ["Bank"]}, "/watchNamespaces/0"),
+        ({"logLevel": "loud"}, "/logLevel"),
+        ({"metrics": {"podMonitor": {"interval": "often"}}}, "/metrics/podMonitor/interval"),
+        ({"crds": {"instal": True}}, "instal"),
+    ],
+)
+def test_values_that_the_chart_does_not_know_are_refused_by_name(values: Values, named: str) -> None:
+    rendered = render(values)
+    assert rendered.objects == []
+    assert named in rendered.error
+
+
+def test_every_object_can_be_told_apart_by_its_release() -> None:
+    everything = {
+        "replicas": 2,
+        "metrics": {name: {"enabled": True} for name in ("podMonitor", "rules", "dashboard")},
+    }
+    for item in render(everything, release="evolving-agents").objects:
+        labels = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "evolving-agents"
+        assert "evolving-agents-evolving-agents" not in item["metadata"]["name"]
+
+
+@pytest.mark.cluster
+def test_an_api_server_takes_every_object(control_plane: Any) -> None:
+    core = [item for item in render({"replicas": 2}).objects if item["kind"] != "CustomResourceDefinition"]
+    for item in core:
+        if "namespace" in item["metadata"]:
+            item["metadata"]["namespace"] = "default"
+    listed = {"apiVersion": "v1", "kind": "List", "items": core}
+    control_plane.kubectl(
+        "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(listed)
+    )

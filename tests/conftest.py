@@ -1,0 +1,31 @@
+"""Fixtures for every kind of test: real clusters, started by the tests themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.cluster import IMAGES, RunningCluster, image, run_tool, running_cluster
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[RunningCluster]:
+    """A real API server and controllers, no node: pods are accepted and stay Pending. Mark: cluster."""
+    with running_cluster("test", "control-plane") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def bare_node() -> Iterator[RunningCluster]:
+    """A cluster whose node runs real pods, without the project's images. Mark: pods."""
+    with running_cluster("test-node", "node") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def node_cluster(bare_node: RunningCluster) -> RunningCluster:
+    """A cluster whose node runs real pods and has the project's images of this source. Mark: pods."""
+    run_tool("images", "build", *IMAGES)
+    bare_node.load_image(*(image(target) for target in IMAGES))
+    return bare_node

@@ -1,0 +1,358 @@
+"""What the API server itself refuses, fills in, explains and prints."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolving_operator.api import names
+from evolving_operator.api.models import EvolvingAgentSpec
+from support.cluster import REPOSITORY, RunningCluster, eventually
+
+pytestmark = pytest.mark.cluster
+
+Change = dict[str, Any]
+
+
+def agent(name: str = "support", **spec: Any) -> dict[str, Any]:
+    """A valid agent; `spec` is merged into its spec."""
+    valid = {
+        "model": {"base": "m"},
+        "agent": {"instructions": "Help."},
+        "curation": {"schedule": "0 1 * * *"},
+        "training": {
+            "schedule": "@daily",
+            "backend": {"type": "LoRA", "lora": {"adapterVolume": {"claimName": "adapters"}}},
+        },
+    }
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.AGENT_KIND,
+        "metadata": {"name": name},
+        "spec": merged(valid, spec),
+    }
+
+
+def merged(value: Any, change: Any) -> Any:
+    """RFC 7386: maps are merged, null removes, all else replaces."""
+    if not (isinstance(value, dict) and isinstance(change, dict)):
+        return change
+    result = copy.deepcopy(value)
+    for key, part in change.items():
+        if part is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), part)
+    return result
+
+
+def create(api: RunningCluster, namespace: str, manifest: dict[str, Any]) -> None:
+    api.kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(manifest))
+
+
+def patch(api: RunningCluster, namespace: str, target: str, change: Change) -> None:
+    api.kubectl("patch", "-n", namespace, target, "--type=merge", "-p", json.dumps(change))
+
+
+def tool(**fields: Any) -> Change:
+    return {"agent": {"tools": [fields]}}
+
+
+REFUSED: dict[str, tuple[Change, list[str]]] = {
+    "no base model": ({"model": {"base": None}}, ["spec.model.base: Required value"]),
+    "empty base model": ({"model": {"base": ""}}, ["spec.model.base", "at least 1 chars long"]),
+    "no instructions": ({"agent": {"instructions": None}}, ["spec.agent.instructions: Required value"]),
+    "unknown field": ({"agent": {"replica": 2}}, ['unknown field "spec.agent.replica"']),
+    "endpoint without scheme": (
+        {"model": {"endpoint": {"baseURL": "model-server/v1"}}},
+        ["spec.model.endpoint.baseURL", "should match"],
+    ),
+    "negative replicas": ({"agent": {"replicas": -1}}, ["spec.agent.replicas", "greater than or equal to 0"]),
+    "memory of an unknown type": (
+        {"agent": {"memory": {"type": "Redis"}}},
+        ["spec.agent.memory.type", '"SQLite", "Disabled"'],
+    ),
+    "SQLite on a shared volume": (
+        {"storage": {"volume": {"accessModes": ["ReadWriteMany"]}}},
+        ["spec.agent.memory.type", "SQLite needs a volume that is ReadWriteOnce"],
+    ),
+    "a size that is none": ({"storage": {"volume": {"size": "much"}}}, ["spec.storage.volume.size"]),
+    "a schedule that is none": (
+        {"curation": {"schedule": "every day"}},
+        ["spec.curation.schedule", "should match"],
+    ),
+    "too few examples": (
+        {"curation": {"thresholds": {"minExamples": 3}}},
+        ["spec.curation.thresholds.minExamples", "greater than or equal to 10"],
+    ),
+    "fewer examples than examples": (
+        {"curation": {"thresholds": {"minExamples": 100, "maxExamples": 50}}},
+        ["spec.curation.thresholds.minExamples", "must not be greater than maxExamples"],
+    ),
+    "LoRA without its block": (
+        {"training": {"backend": {"lora": None}}},
+        ["spec.training.backend.lora", "lora is required when type is LoRA"],
+    ),
+    "LoRA with the other's block": (
+        {"training": {"backend": {"openAI": {}}}},
+        ["spec.training.backend.openAI", "openAI is only for type OpenAI"],
+    ),
+    "OpenAI with the other's block": (
+        {"training": {"backend": {"type": "OpenAI"}}},
+        ["spec.training.backend.lora", "lora is only for type LoRA"],
+    ),
+    "a suffix that no provider takes": (
+        {"training": {"suffix": "my model"}},
+        ["spec.training.suffix", "should match"],
+    ),
+    "two tools of one name": (
+        {"agent": {"tools": [{"name": "recall", "type": "BuiltIn"}] * 2}},
+        ["spec.agent.tools[1]", "Duplicate value"],
+    ),
+    "a tool that is not built in": (
+        tool(name="fly", type="BuiltIn"),
+        ["spec.agent.tools[0].name", "must be one of record_reflection, remember, recall"],
+    ),
+    "an MCP tool without an address": (
+        tool(name="tickets", type="MCP"),
+        ["spec.agent.tools[0].url", "url is required when type is HTTP or MCP"],
+    ),
+    "an MCP tool with a method": (
+        tool(name="tickets", type="MCP", url="http://tickets/mcp", method="GET"),
+        ["spec.agent.tools[0].method", "method is only for type HTTP"],
+    ),
+    "an HTTP tool without a description": (
+        tool(name="route", type="HTTP", url="http://desk/route", parameters={"type": "object"}),
+        ["spec.agent.tools[0].description", "description is required when type is HTTP"],
+    ),
+    "a tool's name that no model can call": (
+        tool(name="route request", type="MCP", url="http://desk/mcp"),
+        ["spec.agent.tools[0].name", "should match"],
+    ),
+    "a wrong tool of a specialist": (
+        {
+            "agent": {
+                "specialists": [
+                    {
+                        "name": "billing",
+                        "description": "d",
+                        "instructions": "i",
+                        "tools": [{"name": "t", "type": "MCP"}],
+                    }
+                ]
+            }
+        },
+        ["spec.agent.specialists[0].tools[0].url"],
+    ),
+    "two suites of one name": (
+        {"evaluation": {"suites": [{"name": "routing"}, {"name": "routing"}]}},
+        ["spec.evaluation.suites[1]", "Duplicate value"],
+    ),
+    "a pod container without a name": (
+        {"agent": {"podTemplate": {"spec": {"containers": [{"image": "x"}]}}}},
+        ["spec.agent.podTemplate.spec.containers[0].name: Required value"],
+    ),
+    "pod volumes that are no list": (
+        {"agent": {"podTemplate": {"spec": {"volumes": {"name": "x"}}}}},
+        ["spec.agent.podTemplate.spec.volumes"],
+    ),
+    "a share above the whole": (
+        {"rollout": {"shadow": {"percent": 101}}},
+        ["spec.rollout.shadow.percent", "less than or equal to 100"],
+    ),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_a_malformed_spec_is_refused_with_a_message_that_names_the_field(
+    api: RunningCluster, change: str
+) -> None:
+    spec, expected = REFUSED[change]
+    with pytest.raises(AssertionError) as refusal:
+        api.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(agent(**spec)))
+    for part in expected:
+        assert part in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a" * 41, "metadata.name must have at most 40 characters"),
+        ("a.b", "metadata.name must be a DNS label"),
+        ("1a", "metadata.name must be a DNS label that starts with a letter"),
+    ],
+)
+def test_a_name_that_its_children_could_not_carry_is_refused(
+    api: RunningCluster, name: str, expected: str
+) -> None:
+    with pytest.raises(AssertionError, match=expected):
+        api.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(agent(name)))
+
+
+def test_what_is_stored_is_what_the_models_mean(api: RunningCluster, namespace: str) -> None:
+    written = agent("a" * 40)
+    create(api, namespace, written)
+
+    stored = api.get("-n", namespace, "eva", "a" * 40)["spec"]
+
+    assert stored["storage"] == {"volume": {"size": "10Gi", "accessModes": ["ReadWriteOnce"]}}
+    assert EvolvingAgentSpec.model_validate(stored) == EvolvingAgentSpec.model_validate(written["spec"])
+
+
+def test_a_volume_can_grow_and_nothing_else(api: RunningCluster, namespace: str) -> None:
+    create(api, namespace, agent(storage={"volume": {"size": "2Gi"}}))
+
+    patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"size": "3000Mi"}}}})
+    with pytest.raises(AssertionError, match=r"storage\.volume\.size.*can grow but not shrink"):
+        patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"size": "2500Mi"}}}})
+    with pytest.raises(AssertionError, match="storageClassName is immutable"):
+        patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"storageClassName": "x"}}}})
+    without_sqlite = {"memory": {"type": "Disabled"}}
+    shared = {"volume": {"accessModes": ["ReadWriteMany"]}}
+    with pytest.raises(AssertionError, match="accessModes is immutable"):
+        patch(api, namespace, "eva/support", {"spec": {"agent": without_sqlite, "storage": shared}})
+
+
+def revision(**spec: Any) -> dict[str, Any]:
+    valid = {
+        "agentRef": {"name": "support"},
+        "modelID": "learned",
+        "base": "m",
+        "dataset": {"version": "v1", "digest": "d1", "examples": 120},
+    }
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.REVISION_KIND,
+        "metadata": {"name": "support-0badcafe"},
+        "spec": merged(valid, spec),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"modelID": "else"}, "modelID"),
+        ({"agentRef": {"name": "else"}}, "agentRef"),
+        ({"base": "else"}, "base"),
+        ({"dataset": {"examples": 1}}, "dataset"),
+        ({"dataset": None}, "dataset"),
+        ({"training": {"backend": "LoRA"}}, "training"),
+    ],
+)
+def test_a_revision_is_immutable(api: RunningCluster, namespace: str, change: Change, field: str) -> None:
+    create(api, namespace, revision())
+    with pytest.raises(AssertionError, match=f"spec.{field}.*{field} is immutable: only decision can be"):
+        patch(api, namespace, "arev/support-0badcafe", {"spec": change})
+
+
+def test_a_person_may_decide_on_a_revision(api: RunningCluster, namespace: str) -> None:
+    create(api, namespace, revision())
+    assert api.get("-n", namespace, "arev", "support-0badcafe")["spec"]["decision"] == "Auto"
+
+    patch(api, namespace, "arev/support-0badcafe", {"spec": {"decision": "Approved"}})
+
+    with pytest.raises(AssertionError, match=r"spec\.decision: Unsupported value"):
+        patch(api, namespace, "arev/support-0badcafe", {"spec": {"decision": "Perhaps"}})
+    assert api.get("-n", namespace, "arev", "support-0badcafe")["spec"]["decision"] == "Approved"
+
+
+def test_columns_tell_where_an_agent_stands(api: RunningCluster, namespace: str) -> None:
+    now = "2030-01-01T03:00:00Z"
+    create(api, namespace, agent())
+    status = {
+        "active": {"revision": "support-11111111", "modelID": "model-1", "since": now},
+        "candidate": {"revision": "support-22222222", "modelID": "model-2", "since": now},
+        "lastVerdict": {"result": "Inconclusive"},
+        "dataset": {"version": "v1", "examples": 120, "digest": "d"},
+        "nextTrainingTime": now,
+        "conditions": [
+            {"type": "Ready", "status": "True", "reason": "Serving", "lastTransitionTime": now},
+            {"type": "Degraded", "status": "False", "reason": "AllWell", "lastTransitionTime": now},
+        ],
+    }
+    api.kubectl(
+        "patch", "-n", namespace, "eva/support", "--subresource=status", "--type=merge",
+        "-p", json.dumps({"status": status}),
+    )  # fmt: skip
+
+    header, row = api.kubectl("get", "-n", namespace, "eva").splitlines()
+    assert " ".join(header.split()) == "NAME READY MODEL REVISION CANDIDATE VERDICT EXAMPLES AGE"
+    assert row.split()[:7] == [
+        "support", "True", "model-1", "support-11111111", "support-22222222", "Inconclusive", "120",
+    ]  # fmt: skip
+    wide = api.kubectl("get", "-n", namespace, "eva", "-o", "wide").splitlines()
+    assert wide[0].split()[-3:] == ["NEXT", "TRAINING", "REASON"]
+    assert wide[1].split()[-2:] == [now, "Serving"]
+    assert "support" in api.kubectl("get", "-n", namespace, "all")
+
+
+def test_columns_tell_the_lineage_of_revisions(api: RunningCluster, namespace: str) -> None:
+    create(api, namespace, revision())
+    api.kubectl(
+        "patch", "-n", namespace, "arev/support-0badcafe", "--subresource=status", "--type=merge",
+        "-p", json.dumps({"status": {"state": "Rejected", "deltaBps": -250}}),
+    )  # fmt: skip
+
+    selected = ("-n", namespace, "arev", "--field-selector")
+    header, row = api.kubectl("get", *selected, "spec.agentRef.name=support").splitlines()
+    assert " ".join(header.split()) == "NAME AGENT MODEL DATASET DELTA STATE AGE"
+    assert row.split()[:6] == ["support-0badcafe", "support", "learned", "v1", "-250", "Rejected"]
+    assert api.kubectl("get", *selected, "spec.agentRef.name=another") == ""
+
+
+def test_the_scale_subresource_scales_the_agent(api: RunningCluster, namespace: str) -> None:
+    create(api, namespace, agent())
+
+    api.kubectl("scale", "-n", namespace, "eva/support", "--replicas=4")
+
+    assert api.get("-n", namespace, "eva", "support")["spec"]["agent"]["replicas"] == 4
+    with pytest.raises(AssertionError, match="should be less than or equal to 1000"):
+        api.kubectl("scale", "-n", namespace, "eva/support", "--replicas=1001")
+
+
+def test_status_is_a_subresource_of_its_own(api: RunningCluster, namespace: str) -> None:
+    create(api, namespace, agent())
+    before = api.get("-n", namespace, "eva", "support")["metadata"]["generation"]
+
+    patch(api, namespace, "eva/support", {"status": {"lastRun": "curate"}})
+    api.kubectl(
+        "patch", "-n", namespace, "eva/support", "--subresource=status", "--type=merge",
+        "-p", json.dumps({"status": {"lastRun": "finetune"}, "spec": {"suspend": True}}),
+    )  # fmt: skip
+
+    seen = api.get("-n", namespace, "eva", "support")
+    assert seen["status"] == {"lastRun": "finetune"}
+    assert seen["spec"]["suspend"] is False
+    assert seen["metadata"]["generation"] == before
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("eva", "An AI agent that serves, learns"),
+        ("eva.spec.agent.tools", "Kind of the tool"),
+        ("eva.spec.training.backend.lora.adapterVolume", "PersistentVolumeClaim that the model server"),
+        ("eva.status.conditions", "Why, in words, for people"),
+        ("arev.spec.decision", "A person's word on this revision"),
+    ],
+)
+def test_explain_is_documentation(api: RunningCluster, path: str, expected: str) -> None:
+    def explained() -> bool:
+        # kubectl reads a published OpenAPI document that follows the CRD with a delay.
+        text = " ".join(api.kubectl("explain", path).split())
+        assert expected in text
+        assert "<no description>" not in text.split("FIELDS:", maxsplit=1)[0]
+        return True
+
+    assert eventually(explained, 60, f"kubectl explain {path}")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "examples").rglob("*.yaml")), ids=lambda path: path.name
+)
+def test_an_example_is_taken_without_a_warning(api: RunningCluster, path: Path) -> None:
+    api.kubectl("apply", "--dry-run=server", "--validate=strict", "--warnings-as-errors", "-f", str(path))

@@ -1,0 +1,164 @@
+"""What an episode teaches, by whose word, and why it may teach nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evolving_agent.curation.choose import choose_example
+from evolving_agent.curation.drops import DropReason
+from evolving_agent.curation.examples import Example, Target, Trust
+from evolving_agent.store.records import Correction, Episode, ReflectionRecord, ReflectionSource, ToolCall
+from evolving_agent.testing.experience import episode, reflection, routed_to
+
+FEEDBACK, OWN = ReflectionSource.FEEDBACK, ReflectionSource.AFTER_RUN
+CARDS = Target(None, "route_request", {"team": "cards"})
+ASKED = episode(1, "my card is bent")
+LATER = "2026-02-01T00:00:00Z"
+
+
+def choose(asked: Episode, *reflections: ReflectionRecord) -> Example | DropReason:
+    return choose_example(asked, reflections, min_score=70)
+
+
+def own_correction(**changes: Any) -> ReflectionRecord:
+    correction = Correction(tool_name="route_request", tool_arguments={"team": "cards"})
+    return reflection(ASKED, OWN, **({"outcome": "failure", "correction": correction} | changes))
+
+
+@pytest.mark.parametrize(
+    ("reflections", "trust", "target"),
+    [
+        ([routed_to(ASKED, "cards")], Trust.FEEDBACK_CORRECTION, CARDS),
+        ([reflection(ASKED, FEEDBACK, score=100)], Trust.FEEDBACK_SCORE, Target("I am not sure.")),
+        ([own_correction()], Trust.SELF_CORRECTION, CARDS),
+        ([own_correction(outcome="unknown", score=10)], Trust.SELF_CORRECTION, CARDS),
+        ([reflection(ASKED, OWN, score=70)], Trust.SELF_SCORE, Target("I am not sure.")),
+        # a person's word outranks the agent's, in either direction
+        ([own_correction(), routed_to(ASKED, "loans")], Trust.FEEDBACK_CORRECTION, None),
+        ([own_correction(), reflection(ASKED, FEEDBACK, score=90)], Trust.FEEDBACK_SCORE, None),
+        ([own_correction(), reflection(ASKED, FEEDBACK, score=0)], Trust.SELF_CORRECTION, CARDS),
+    ],
+)
+def test_the_most_trusted_signal_chooses_the_target(
+    reflections: list[ReflectionRecord], trust: Trust, target: Target | None
+) -> None:
+    chosen = choose(ASKED, *reflections)
+    assert isinstance(chosen, Example)
+    assert chosen.trust is trust
+    assert target is None or chosen.target == target
+
+
+def test_of_two_corrections_by_feedback_the_newest_counts() -> None:
+    newest = Correction(tool_name="route_request", tool_arguments={"team": "cards"})
+    second_thought = reflection(ASKED, FEEDBACK, id="z", time=LATER, correction=newest)
+    for order in ([routed_to(ASKED, "loans"), second_thought], [second_thought, routed_to(ASKED, "loans")]):
+        chosen = choose(ASKED, *order)
+        assert isinstance(chosen, Example)
+        assert (chosen.target, chosen.reflection) == (CARDS, "z")
+
+
+@pytest.mark.parametrize(
+    ("asked", "reflections", "reason"),
+    [
+        (ASKED, [], DropReason.NO_SIGNAL),
+        (ASKED, [reflection(ASKED, OWN)], DropReason.NO_SIGNAL),
+        (ASKED, [reflection(ASKED, OWN, score=69)], DropReason.LOW_SCORE),
+        (ASKED, [reflection(ASKED, FEEDBACK, score=0)], DropReason.LOW_SCORE),
+        # a thumbs down by a person is not outvoted by the agent's praise of itself
+        (
+            ASKED,
+            [reflection(ASKED, FEEDBACK, score=0), reflection(ASKED, OWN, score=100)],
+            DropReason.LOW_SCORE,
+        ),
+        # a correction that does not call the answer wrong is not believed
+        (ASKED, [own_correction(outcome="success", score=20)], None),
+        (ASKED, [own_correction(outcome="unknown")], DropReason.NO_SIGNAL),
+        (ASKED, [reflection(ASKED, OWN, score=95, outcome="failure")], DropReason.LOW_SCORE),
+        (episode(1, "hi", arm="shadow"), [reflection(ASKED, FEEDBACK, score=100)], DropReason.SHADOW_ARM),
+        (episode(1, "hi", error="ModelBehavior: no"), [], DropReason.FAILED),
+        (episode(1, "hi", error="no"), [reflection(ASKED, FEEDBACK, score=100)], DropReason.FAILED),
+        (episode(1, "hi", answer=" "), [reflection(ASKED, FEEDBACK, score=100)], DropReason.INVALID_TARGET),
+        (
+            episode(1, "hi", agent_path=["support", "billing"]),
+            [reflection(ASKED, FEEDBACK, score=100)],
+            DropReason.HANDED_OFF,
+        ),
+        (
+            episode(1, "", messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
+            [routed_to(ASKED, "cards")],
+            DropReason.UNSUPPORTED_CONTENT,
+        ),
+    ],
+)
+def test_an_episode_that_teaches_nothing_says_why(
+    asked: Episode, reflections: list[ReflectionRecord], reason: DropReason | None
+) -> None:
+    chosen = choose(asked, *reflections)
+    if reason is None:
+        assert isinstance(chosen, Example)
+    else:
+        assert chosen is reason
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("delete_everything", {}),  # not on offer
+        ("route_request", {}),  # a required argument is missing
+        ("route_request", {"team": "attackers"}),  # not one of the values
+        ("route_request", {"team": "cards", "also": "x"}),  # an argument that the tool does not know
+    ],
+)
+@pytest.mark.parametrize("source", [FEEDBACK, OWN])
+def test_a_correction_to_a_call_that_the_agent_cannot_make_is_refused(
+    source: ReflectionSource, name: str, arguments: dict[str, Any]
+) -> None:
+    correction = Correction(tool_name=name, tool_arguments=arguments)
+    assert (
+        choose(ASKED, reflection(ASKED, source, outcome="failure", correction=correction))
+        is DropReason.INVALID_TARGET
+    )
+
+
+def test_a_good_answer_by_a_tool_teaches_the_first_call_and_no_bookkeeping() -> None:
+    calls = [
+        ToolCall(name="record_reflection", arguments={"lesson": "x"}),
+        ToolCall(name="route_request", arguments={"team": "cards"}, result="done"),
+        ToolCall(name="route_request", arguments={"team": "loans"}, result="done"),
+    ]
+    chosen = choose(episode(1, "my card", tool_calls=calls), reflection(ASKED, FEEDBACK, score=100))
+    assert isinstance(chosen, Example)
+    assert chosen.target == CARDS
+
+
+def test_the_line_has_openais_shape_and_one_system_message() -> None:
+    asked = episode(
+        1,
+        "",
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "my card"}],
+        instructions="Route each request.\n\nBe brief.",
+        system="Route each request.\n\nBe brief.\n\nMemory: Ann likes tea.",
+    )
+    chosen = choose(asked, routed_to(asked, "cards"))
+    assert isinstance(chosen, Example)
+    line = chosen.held_out_line()
+    system, user, assistant = line["messages"]
+    assert system == {"role": "system", "content": "Route each request.\n\nBe brief."}
+    assert user == {"role": "user", "content": "my card"}
+    assert assistant["role"] == "assistant"
+    assert assistant["tool_calls"][0]["type"] == "function"
+    assert assistant["tool_calls"][0]["function"] == {
+        "name": "route_request",
+        "arguments": '{"team":"cards"}',
+    }
+    assert line["tools"] == asked.tools
+    assert line["case"]["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert line["case"]["expected"] == {"tool": {"name": "route_request", "arguments": {"team": "cards"}}}
+
+
+def test_a_task_type_comes_from_whichever_reflection_names_one() -> None:
+    chosen = choose(ASKED, reflection(ASKED, OWN, task_type="routing"), routed_to(ASKED, "cards"))
+    assert isinstance(chosen, Example)
+    assert chosen.task_type == "routing"

@@ -1,0 +1,205 @@
+"""The curation Job on a store: what it writes, reports and leaves alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolving_agent.contract import env
+from evolving_agent.contract.config import Endpoint
+from evolving_agent.contract.learning import Curation, CurationThresholds, LearningConfig
+from evolving_agent.contract.report import CurationReport, Outcome
+from evolving_agent.curation import job
+from evolving_agent.curation.dataset import latest_manifest, read_manifest
+from evolving_agent.store.durable import exclusive
+from evolving_agent.store.records import Record
+from evolving_agent.testing.experience import episode, routed_to, write_log
+from evolving_agent.testing.jobs import JobBench
+
+REQUESTS = [
+    f"{verb} {thing} {when}"
+    for verb in ("please block", "I want to replace", "how do I order")
+    for thing in ("the credit card", "a debit card for my son", "my lost bank card")
+    for when in ("before we travel", "because it is broken", "as it was stolen in a shop", "next week")
+]
+
+
+def configured(bench: JobBench, **settings: Any) -> None:
+    thresholds = CurationThresholds(max_task_type_percent=100, **settings.pop("thresholds", {}))
+    curation = Curation(schedule="@daily", thresholds=thresholds, **settings)
+    learning = LearningConfig(
+        agent="support", base_model="base-model", endpoint=Endpoint(), curation=curation
+    )
+    bench.configure(learning)
+
+
+def taught(first: int, last: int) -> list[Record]:
+    """Requests first to last - 1, each with a person's correction."""
+    records: list[Record] = []
+    for number in range(first, last):
+        asked = episode(number, REQUESTS[number])
+        records += [asked, routed_to(asked, "cards")]
+    return records
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> JobBench:
+    made = JobBench(tmp_path)
+    configured(made)
+    return made
+
+
+def curated(bench: JobBench, run_id: str = "run-1") -> CurationReport:
+    code, report = bench.run(job.run, run_id)
+    assert code == env.EXIT_OK
+    assert isinstance(report, CurationReport)
+    return report
+
+
+def test_experience_becomes_a_dataset_with_lineage(bench: JobBench) -> None:
+    write_log(bench.layout, [*taught(0, 30), episode(31, "nobody said anything about this")])
+    report = curated(bench)
+
+    assert (report.outcome, report.reason) == (Outcome.SUCCEEDED, "DatasetWritten")
+    assert report.dataset is not None
+    assert report.dataset.examples + report.dataset.holdout + sum(report.dropped.values()) == 31
+    assert report.dropped["NoSignal"] == 1
+
+    directory = bench.layout.dataset(report.dataset.version)
+    train = [json.loads(line) for line in (directory / "train.jsonl").read_text().splitlines()]
+    holdout = [json.loads(line) for line in (directory / "holdout.jsonl").read_text().splitlines()]
+    assert (len(train), len(holdout)) == (report.dataset.examples, report.dataset.holdout)
+    assert all("case" not in line for line in train)
+    assert all(line["case"]["input"] == line["messages"][1]["content"] for line in holdout)
+
+    manifest = read_manifest(bench.layout, report.dataset.version)
+    assert manifest.version == f"ds-{manifest.digest[:8]}"
+    lineage = {(row.split, row.line): row for row in manifest.lineage}
+    asked = {f"chatcmpl-{number}": text for number, text in enumerate(REQUESTS)}
+    for split, lines in (("train", train), ("holdout", holdout)):
+        for number, line in enumerate(lines, start=1):
+            row = lineage[(split, number)]
+            assert asked[row.episode] == line["messages"][1]["content"]
+            assert row.reflection == f"reflection-{row.episode}-feedback"
+
+
+def test_the_same_experience_is_the_same_dataset_and_more_of_it_has_a_parent(bench: JobBench) -> None:
+    write_log(bench.layout, taught(0, 20))
+    first = curated(bench)
+    again = curated(bench, "run-2")
+    assert again.reason == "DatasetUnchanged"
+    assert again.dataset == first.dataset
+
+    write_log(bench.layout, taught(20, 30))
+    grown = curated(bench, "run-3")
+    assert grown.dataset is not None
+    assert first.dataset is not None
+    assert grown.dataset.digest != first.dataset.digest
+    latest = latest_manifest(bench.layout)
+    assert latest is not None
+    assert (latest.version, latest.parent) == (grown.dataset.version, first.dataset.version)
+    names = {path.name for path in bench.layout.datasets.iterdir() if not path.name.startswith(".")}
+    assert names == {"LATEST", first.dataset.version, grown.dataset.version}
+
+
+def test_too_few_examples_are_no_dataset_and_the_report_says_what_is_missing(bench: JobBench) -> None:
+    configured(bench, thresholds={"min_examples": 50})
+    write_log(bench.layout, [*taught(0, 20), episode(90, "hm")])
+    report = curated(bench)
+    assert (report.outcome, report.reason) == (Outcome.SKIPPED, "NotEnoughExamples")
+    assert " of 50 examples, from 21 requests" in report.message
+    assert "1 NoSignal" in report.message
+    assert latest_manifest(bench.layout) is None
+
+
+def test_bad_lines_are_quarantined_and_counted_and_a_torn_last_line_is_neither(bench: JobBench) -> None:
+    write_log(bench.layout, taught(0, 20))
+    log = bench.layout.episode_files[0]
+    good = log.read_bytes()
+    newer = good.splitlines()[0].replace(b'"v":1', b'"v":2')
+    log.write_bytes(b'{"type":"episode"\n\xff\xfe\n' + newer + b"\n" + good + b'{"type":"epis')
+    report = curated(bench)
+    assert report.quarantined == 3
+    assert report.outcome is Outcome.SUCCEEDED
+    curated(bench, "run-2")  # reading the log again does not quarantine again
+
+    rows = [
+        json.loads(line)
+        for path in bench.layout.quarantine.iterdir()
+        for line in path.read_text().splitlines()
+    ]
+    assert [(row["file"], row["line"]) for row in rows] == [
+        ("episodes/support-0/00000001.jsonl", number) for number in (1, 2, 3)
+    ]
+    assert "newer than 1" in rows[2]["reason"]
+    assert rows[0]["raw"] == '{"type":"episode"'
+
+
+def test_a_line_that_was_torn_is_read_when_it_is_whole(bench: JobBench) -> None:
+    write_log(bench.layout, taught(0, 20))
+    log = bench.layout.episode_files[0]
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-20])
+    before = curated(bench)
+    log.write_bytes(whole)
+    after = curated(bench, "run-2")
+    assert before.quarantined == after.quarantined == 0
+    assert before.dataset is not None
+    assert after.dataset is not None
+    total = after.dataset.examples + after.dataset.holdout
+    assert total == before.dataset.examples + before.dataset.holdout + 1
+
+
+def test_a_run_whose_report_was_lost_reports_the_same_again(bench: JobBench) -> None:
+    write_log(bench.layout, taught(0, 20))
+    first = curated(bench)
+    write_log(bench.layout, taught(20, 30))
+    assert curated(bench) == first
+
+
+def test_cases_of_mounted_suites_stay_out(bench: JobBench) -> None:
+    write_log(bench.layout, taught(0, 30))
+    cases = [
+        {"id": str(n), "input": f"{REQUESTS[n].upper()}!", "expected": {"contains": "x"}} for n in range(5)
+    ]
+    bench.add_suite("routing", [json.dumps(case) for case in cases])
+    report = curated(bench)
+    assert report.dropped["EvaluationOverlap"] >= 5
+    assert report.dataset is not None
+    dataset = bench.layout.dataset(report.dataset.version)
+    written = (dataset / "train.jsonl").read_text() + (dataset / "holdout.jsonl").read_text()
+    assert not [n for n in range(5) if REQUESTS[n] in written]
+
+
+def test_a_broken_suite_stops_the_run_and_names_line_and_field(bench: JobBench) -> None:
+    bench.add_suite("routing", ['{"id": "1", "input": "x", "expected": {"tool": {}}}'])
+    code, report = bench.run(job.run, "run-1")
+    assert code == env.EXIT_PERMANENT
+    assert report.reason == "InvalidSuite"
+    assert "routing/cases.jsonl:1: expected.tool.name: " in report.message
+
+
+def test_settings_that_cannot_be_read_are_a_permanent_failure(tmp_path: Path) -> None:
+    code, report = JobBench(tmp_path).run(job.run, "run-1")
+    assert (code, report.outcome, report.reason) == (env.EXIT_PERMANENT, Outcome.FAILED, "InvalidConfig")
+    assert "learning.json" in report.message
+
+
+def test_two_curations_do_not_run_at_once(bench: JobBench) -> None:
+    with exclusive(bench.layout.datasets / ".lock"):
+        code, report = bench.run(job.run, "run-1")
+    assert (code, report.reason) == (env.EXIT_RETRY, "AnotherRunIsActive")
+    assert curated(bench).reason == "NotEnoughExamples"  # the failed run was not final
+
+
+def test_what_a_killed_run_left_behind_is_removed(bench: JobBench) -> None:
+    write_log(bench.layout, taught(0, 20))
+    unfinished = bench.layout.datasets / ".unfinished-abc"
+    unfinished.mkdir(parents=True)
+    (unfinished / "train.jsonl").write_text("{}")
+    report = curated(bench)
+    assert not unfinished.exists()
+    assert report.reason == "DatasetWritten"

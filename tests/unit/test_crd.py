@@ -1,0 +1,128 @@
+"""The CRDs are what the models say, complete, structural and up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evolving_agent.contract.base import Document
+from evolving_operator.api.crd import custom_resource_definitions, render, structural_schema, write_crds
+from evolving_operator.api.models import (
+    AgentRevisionSpec,
+    AgentRevisionStatus,
+    EvolvingAgentSpec,
+    EvolvingAgentStatus,
+)
+
+ROOT = Path(__file__).parents[2]
+SPECS = {"EvolvingAgent": EvolvingAgentSpec, "AgentRevision": AgentRevisionSpec}
+STATUSES = {"EvolvingAgent": EvolvingAgentStatus, "AgentRevision": AgentRevisionStatus}
+ALL = [*SPECS.values(), *STATUSES.values()]
+
+
+def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """All fields below a schema, by path; the items of a list are `path[]`."""
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}.{name}", field
+        yield from fields(field, f"{path}.{name}")
+    if "items" in schema:
+        yield from fields(schema["items"], f"{path}[]")
+
+
+@pytest.mark.parametrize("directory", ["crds", "charts/evolving-agents/files/crds"])
+def test_the_files_in_the_repository_are_up_to_date(directory: str) -> None:
+    generated = {name: render(crd) for name, crd in custom_resource_definitions().items()}
+    committed = {path.name: path.read_text() for path in (ROOT / directory).iterdir()}
+    assert committed == generated, f"{directory} is stale: run `make crds`"
+
+
+def test_writing_gives_one_file_per_kind(tmp_path: Path) -> None:
+    written = write_crds(tmp_path / "new")
+    assert [yaml.safe_load(path.read_text())["spec"]["names"]["kind"] for path in written] == list(SPECS)
+    assert "&id" not in "".join(path.read_text() for path in written)
+
+
+@pytest.mark.parametrize("model", ALL)
+def test_every_field_is_described(model: type[Document]) -> None:
+    undescribed = [path for path, field in fields(structural_schema(model)) if not field.get("description")]
+    assert undescribed == []
+
+
+@pytest.mark.parametrize("model", ALL)
+def test_schemas_are_structural_and_hold_no_floats(model: type[Document]) -> None:
+    for path, field in fields(structural_schema(model)):
+        assert field["type"] in {"object", "array", "string", "integer", "boolean"}, path
+        assert not {"$ref", "anyOf", "oneOf", "allOf", "nullable", "title"} & field.keys(), path
+        assert field.get("default", "") is not None, path
+
+
+@pytest.mark.parametrize("model", SPECS.values())
+def test_lists_and_texts_of_a_spec_are_bounded(model: type[Document]) -> None:
+    """Without bounds the API server would estimate the CEL rules as too expensive, and refuse the CRD."""
+    for path, field in fields(structural_schema(model)):
+        if field["type"] == "array":
+            assert "maxItems" in field, path
+        if field["type"] == "string" and "enum" not in field:
+            assert "maxLength" in field, path
+
+
+@pytest.mark.parametrize("model", ALL)
+def test_lists_say_how_they_merge(model: type[Document]) -> None:
+    for path, field in fields(structural_schema(model)):
+        if field["type"] == "array":
+            assert field["x-kubernetes-list-type"] in {"map", "set", "atomic"}, path
+
+
+@pytest.mark.parametrize("model", STATUSES.values())
+def test_a_status_has_no_defaults(model: type[Document]) -> None:
+    schema = structural_schema(model, defaults=False)
+    assert [path for path, field in fields(schema) if "default" in field] == []
+
+
+def _as_the_api_server_fills_in(value: Any, schema: dict[str, Any]) -> Any:
+    if isinstance(value, list) and "items" in schema:
+        return [_as_the_api_server_fills_in(item, schema["items"]) for item in value]
+    if not isinstance(value, dict) or "properties" not in schema:
+        return value
+    filled = dict(value)
+    for name, field in schema["properties"].items():
+        if name not in filled and "default" in field:
+            filled[name] = field["default"]
+        if name in filled:
+            filled[name] = _as_the_api_server_fills_in(filled[name], field)
+    return filled
+
+
+@pytest.mark.parametrize("case", ["minimal", "lora", "openai"])
+def test_defaults_of_the_api_server_are_those_of_the_models(case: str) -> None:
+    written = yaml.safe_load((ROOT / "tests/data/golden" / case / "agent.yaml").read_text())["spec"]
+    stored = _as_the_api_server_fills_in(written, structural_schema(EvolvingAgentSpec))
+
+    assert stored != written
+    assert EvolvingAgentSpec.model_validate(stored) == EvolvingAgentSpec.model_validate(written)
+    # What the API server would store is all that the model holds: nothing is left to the reader's version.
+    without_empty = EvolvingAgentSpec.model_validate(written).to_wire()
+    for name in ("suspend", "deletionPolicy", "revisionHistoryLimit"):
+        assert stored[name] == without_empty[name]
+
+
+def test_a_union_names_the_variants_of_each_field() -> None:
+    agent = structural_schema(EvolvingAgentSpec)["properties"]["agent"]
+    tool = agent["properties"]["tools"]["items"]
+    rules = {rule["message"]: rule["rule"] for rule in tool["x-kubernetes-validations"]}
+
+    assert tool["required"] == ["type", "name"]
+    assert tool["properties"]["type"]["enum"] == ["BuiltIn", "HTTP", "MCP"]
+    assert (
+        rules["url is required when type is HTTP or MCP"]
+        == "!(self.type in ['HTTP', 'MCP']) || has(self.url)"
+    )
+    assert rules["description is only for type HTTP"] == "self.type in ['HTTP'] || !has(self.description)"
+    assert "default" not in tool["properties"]["timeoutSeconds"]
+    assert tool["properties"]["timeoutSeconds"]["description"].endswith(
+        "30 if absent. Only for HTTP and MCP."
+    )

@@ -10,36 +10,38 @@ ARG PIP_INDEX_URL
 ARG PIP_CERT
 ENV PIP_INDEX_URL=${PIP_INDEX_URL} PIP_CERT=${PIP_CERT} \
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
-COPY requirements/build.lock /build/requirements/
+COPY requirements/build.lock /build/
 RUN python3 -m venv /opt/build \
- && /opt/build/bin/pip install --quiet --require-hashes --no-deps -r /build/requirements/build.lock \
+ && /opt/build/bin/pip install --quiet --require-hashes --no-deps -r /build/build.lock \
  && python3 -m venv --without-pip /opt/venv
-COPY hack/images/install_locked.py /build/
 
 # --- one virtual environment per image ---
 FROM builder AS operator-venv
-COPY requirements/operator.lock /build/requirements/
-RUN /opt/build/bin/python /build/install_locked.py /build/requirements/operator.lock
+COPY requirements/operator.lock hack/images/install_locked.py /build/
+RUN /opt/build/bin/python /build/install_locked.py /build/operator.lock
 
 FROM builder AS agent-venv
-COPY requirements/agent.lock /build/requirements/
-RUN /opt/build/bin/python /build/install_locked.py /build/requirements/agent.lock
+COPY requirements/agent.lock hack/images/install_locked.py /build/
+RUN /opt/build/bin/python /build/install_locked.py /build/agent.lock
 
 FROM builder AS trainer-venv
 # An index of other builds of torch (CPU only, or another CUDA); empty: the build that the lock pins.
 ARG TORCH_INDEX
-COPY requirements/trainer.lock /build/requirements/
-RUN /opt/build/bin/python /build/install_locked.py /build/requirements/trainer.lock --torch-index "${TORCH_INDEX}"
+COPY requirements/trainer.lock hack/images/install_locked.py /build/
+RUN /opt/build/bin/python /build/install_locked.py /build/trainer.lock --torch-index "${TORCH_INDEX}"
 
 FROM builder AS model-server-venv
 RUN apt-get update -q && apt-get install -qy --no-install-recommends cmake g++ ninja-build python3-dev \
  && rm -rf /var/lib/apt/lists/*
-COPY requirements/model-server.lock /build/requirements/
-# Not tuned to the machine that builds, but to any x86-64 of the last ten years. Without OpenMP the image needs
-# no library beyond the base's own.
-ARG LLAMA_CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF"
-RUN CMAKE_ARGS="${LLAMA_CMAKE_ARGS}" \
-    /opt/build/bin/python /build/install_locked.py /build/requirements/model-server.lock
+COPY requirements/model-server.lock /build/
+# Minutes of compiling, so on its own. Not tuned to the machine that builds, but to any x86-64 of the last ten
+# years; without OpenMP the image needs no library beyond the base's own.
+ARG LLAMA_CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF"
+RUN sed -n '/^llama-cpp-python==/,/[^\\]$/p' /build/model-server.lock > /build/llama.txt \
+ && CMAKE_ARGS="${LLAMA_CMAKE_ARGS}" /opt/build/bin/pip wheel --no-deps --require-hashes \
+      --wheel-dir /build/wheels --requirement /build/llama.txt
+COPY hack/images/install_locked.py /build/
+RUN /opt/build/bin/python /build/install_locked.py /build/model-server.lock --wheels /build/wheels
 
 # --- the project itself ---
 FROM builder AS project

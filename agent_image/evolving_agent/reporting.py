@@ -38,13 +38,17 @@ Parsed = TypeVar("Parsed", bound=Document)
 
 
 class JobError(Exception):
-    """A Job cannot do its work. `permanent`: trying again without a change by a person is useless."""
+    """A Job cannot do its work. `permanent`: trying again without a change by a person is useless.
 
-    def __init__(self, reason: str, message: str, *, permanent: bool) -> None:
+    `report` is what is reported, where more is known than reason and message.
+    """
+
+    def __init__(self, reason: str, message: str, *, permanent: bool, report: Report | None = None) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message[:MAX_MESSAGE_CHARS]
         self.permanent = permanent
+        self.report = report
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def run_job(
     try:
         publish(context, kind, work(context))
     except JobError as error:
-        publish(context, kind, failed(context, error.reason, error.message))
+        publish(context, kind, error.report or failed(context, error.reason, error.message))
         return env.EXIT_PERMANENT if error.permanent else env.EXIT_RETRY
     except Exception as error:
         log.exception("the %s run failed in a way that was not foreseen", kind)

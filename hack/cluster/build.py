@@ -8,10 +8,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cluster import host, node_image
+from cluster import node_image
 from cluster.versions import CNI_PLUGINS, CONTAINERD, COREDNS, GO, KUBELITE, RUNC, build_key
 from tools import cache, debian, go, progress
 from tools.errors import ToolError
+from tools.locks import lock
 
 KUBERNETES_PROGRAMS = (
     "etcd",
@@ -217,7 +218,7 @@ def binaries_for(tier: str) -> Path:
     target = _folder()
     if is_built(tier):
         return target
-    with host.lock("build"):
+    with lock("build"):
         toolchain = go.toolchain(GO)
         _check_disk(toolchain)
         if not is_built("control-plane"):

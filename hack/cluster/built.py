@@ -21,6 +21,7 @@ from cluster.layout import API_PORT, NODE, TIERS, Cluster, known_clusters
 from cluster.processes import Running, last_started, need_root, running
 from tools import debian
 from tools.errors import ToolError
+from tools.locks import lock
 from tools.progress import step
 
 READY_SECONDS = 180.0
@@ -115,7 +116,7 @@ def _start(cluster: Cluster, binaries: Path, tier: str, pod_security: str) -> Ru
     components.write_files(cluster, binaries, tier, pod_security, restarted=before is not None)
     network.create(cluster)
     if tier == "node":
-        with host.lock("machine"):
+        with lock("machine"):
             host.save_kernel_settings()
         host.create_cgroup(cluster)
     with _free_listener(before.port if before else 0) as listener:
@@ -160,7 +161,7 @@ def _wait_until_up(cluster: Cluster, record: Running) -> None:
 def up(cluster: Cluster, tier: str, pod_security: str) -> None:
     """Bring the cluster up, whatever state it is in; nothing to do when it is up and healthy."""
     need_root()
-    with host.lock(f"cluster-{cluster.name}"):
+    with lock(f"cluster-{cluster.name}"):
         record = running(cluster)
         if record:
             tier = max(tier, record.tier, key=TIERS.index)
@@ -181,10 +182,10 @@ def up(cluster: Cluster, tier: str, pod_security: str) -> None:
 def down(cluster: Cluster) -> None:
     """Remove the cluster: processes, namespaces, mounts, cgroups, state."""
     need_root()
-    with host.lock(f"cluster-{cluster.name}"):
+    with lock(f"cluster-{cluster.name}"):
         stop(cluster)
         shutil.rmtree(cluster.state, ignore_errors=True)
-    with host.lock("machine"):
+    with lock("machine"):
         if not any(running(other) for other in known_clusters()):
             host.restore_kernel_settings()
             # Only now: removing a folder that another cluster has mounted over would take its mount away.

@@ -1,14 +1,11 @@
-"""What a built cluster touches outside its own namespaces: cgroups, kernel settings, locks."""
+"""What a built cluster touches outside its own namespaces: cgroups and kernel settings."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.layout import Cluster
@@ -24,14 +21,6 @@ KERNEL_SETTINGS = (
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-
-
-@contextmanager
-def lock(name: str) -> Iterator[None]:
-    """Only one process at a time; released when the process ends, however it ends."""
-    with (cache.folder("locks") / name).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _cgroup_parents() -> list[Path]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from cluster.components import CONTAINERD_SOCKET
 from cluster.layout import Cluster
@@ -15,20 +16,26 @@ from tools import cache, progress
 from tools.errors import ToolError
 
 
+def _read(archive: tarfile.TarFile, name: str) -> Any:
+    """A JSON member; KeyError when there is none of that name."""
+    member = archive.extractfile(name)
+    assert member is not None  # None is for members that are not files
+    return json.load(member)
+
+
 def _identities(archive: Path) -> dict[str, str]:
     """Image name -> digest of its manifest (OCI archive) or of its configuration (Docker archive)."""
     try:
         with tarfile.open(archive) as members:
-            names = members.getnames()
-            index = members.extractfile("index.json") if "index.json" in names else None
-            if index is None:
-                saved = members.extractfile("manifest.json")
-                return {name: entry["Config"] for entry in json.load(saved or index) for name in entry["RepoTags"]}
-            annotated = {entry["digest"]: entry.get("annotations", {}) for entry in json.load(index)["manifests"]}
+            if "index.json" not in members.getnames():
+                saved: list[dict[str, Any]] = _read(members, "manifest.json")
+                return {name: entry["Config"] for entry in saved for name in entry["RepoTags"]}
+            manifests = _read(members, "index.json")["manifests"]
     except (KeyError, tarfile.TarError) as error:
         todo = "make one with `docker save` or `buildah push … docker-archive:FILE:NAME`"
-        raise ToolError(f"{archive} is no image archive: {error}", todo) from None
+        raise ToolError(f"{archive} is no image archive: {str(error).splitlines()[0]}", todo) from None
     keys = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+    annotated = {entry["digest"]: entry.get("annotations", {}) for entry in manifests}
     return {notes.get(keys[0]) or notes.get(keys[1], ""): digest for digest, notes in annotated.items()}
 
 
@@ -54,7 +61,7 @@ def load_archive(cluster: Cluster, archive: Path) -> None:
     record = cluster.state / "loaded-images.json"
     loaded = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     known = _known(cluster)
-    if wanted and all(loaded.get(name) == [identity, known.get(name)] for name, identity in wanted.items()):
+    if wanted and all(loaded.get(name) == [digest, known.get(name)] for name, digest in wanted.items()):
         return
     log_path = cache.log_file("load-image")
     # Through standard input: the node's own mounts may hide the archive's path. --local: the import is then
@@ -63,7 +70,9 @@ def load_archive(cluster: Cluster, archive: Path) -> None:
     with progress.step(f"load {archive.name}"), archive.open("rb") as source, log_path.open("ab") as log:
         imported = subprocess.run(command, stdin=source, stdout=log, stderr=log, check=False)
     if imported.returncode:
-        raise ToolError(f"{archive} was not imported; log: {log_path}", "check free disk space and the archive")
+        raise ToolError(
+            f"{archive} was not imported; log: {log_path}", "check free disk space and the archive"
+        )
     known = _known(cluster)
     loaded |= {name: [identity, known.get(name)] for name, identity in wanted.items()}
     record.write_text(json.dumps(loaded, indent=1) + "\n", encoding="utf-8")

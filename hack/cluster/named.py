@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -37,6 +38,8 @@ class Named:
 
     def down(self) -> None:
         self._file().unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or a built cluster of the same name lives in it
+            self.cluster.state.rmdir()
         print(f"context {self.context}: left as it is")
 
     def status(self) -> tuple[bool, list[str]]:

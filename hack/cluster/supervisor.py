@@ -108,7 +108,7 @@ class Supervisor:
 
     async def keep_running(self, name: str, command: list[str], after: str) -> None:
         """One component, for as long as the cluster lives."""
-        while not await asyncio.to_thread(answers, after):
+        while not await asyncio.to_thread(answers, after):  # noqa: ASYNC110 (another process decides)
             await asyncio.sleep(POLL_SECONDS)
         while True:
             status = await self.start(name, command)

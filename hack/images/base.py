@@ -43,21 +43,14 @@ def _mirror() -> str:
 
 def _make(builder: Builder) -> None:
     if os.geteuid() != 0:
-        raise ToolError(
-            "the base image must be made here with debootstrap, which needs root", "run with sudo, or --base"
-        )
+        todo = "run with sudo, or name an image that you have with --base"
+        raise ToolError("no registry answers, and making the base image here needs root", todo)
     debian.ensure(debian.IMAGE_PACKAGES)
     todo = "see the log; the Debian mirror of this machine's apt must be reachable"
     with tempfile.TemporaryDirectory(dir=cache.folder("images"), prefix="base-") as scratch:
         root = Path(scratch, "root")
-        command = [
-            "debootstrap",
-            "--variant=minbase",
-            f"--include={','.join(PACKAGES)}",
-            SUITE,
-            root,
-            _mirror(),
-        ]
+        options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
+        command: list[str | Path] = ["debootstrap", *options, SUITE, root, _mirror()]
         progress.run("debootstrap", command, todo=todo)
         for name in UNWANTED:
             shutil.rmtree(root / name, ignore_errors=True)

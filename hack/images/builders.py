@@ -14,8 +14,8 @@ from pathlib import Path
 from tools import cache, debian, progress
 from tools.errors import ToolError
 
-# Where the machine's own certificate bundle is seen while an image is built: a path of its own, because a mount
-# over /etc/ssl/certs breaks the ca-certificates package.
+# Where an image under construction sees the machine's certificate bundle: at a path of its own, because a
+# mount over /etc/ssl/certs breaks the ca-certificates package.
 CERTIFICATES_INSIDE = "/run/build-ca.crt"
 BUILD_TODO = "see the log; the package index (PIP_INDEX_URL) and the Debian mirror must be reachable"
 
@@ -69,28 +69,23 @@ class Builder:
 
     def import_root(self, root: Path, image: str) -> None:
         """Make an image of one layer from a file tree."""
-        if self.name != "buildah":
-            with progress.step(f"import {image}"), tarfile.open(root.with_suffix(".tar"), "w") as archive:
-                archive.add(root, arcname=".")
-            progress.run(
-                f"import {image}", [self.name, "import", root.with_suffix(".tar"), image], todo=BUILD_TODO
-            )
+        todo = "see the log; free some disk space"
+        if self.name == "buildah":
+            container = (self._output("from", "scratch") or "").strip()
+            for arguments in (
+                ["add", "-q", container, root, "/"],
+                ["commit", "-q", container, image],
+                ["rm", container],
+            ):
+                progress.run(f"base: {arguments[0]}", ["buildah", *arguments], todo=todo)
             return
-        container = (self._output("from", "scratch") or "").strip()
-        for arguments in (
-            ["add", "-q", container, root, "/"],
-            ["commit", "-q", container, image],
-            ["rm", container],
-        ):
-            progress.run(
-                f"buildah {arguments[0]} base",
-                ["buildah", *arguments],
-                todo="free some disk space",
-                log="base",
-            )
+        packed = root.with_suffix(".tar")
+        with tarfile.open(packed, "w") as archive:
+            archive.add(root, arcname=".")
+        progress.run("base: import", [self.name, "import", packed, image], todo=todo)
 
     def build(self, target: str, image: str, arguments: Mapping[str, str]) -> None:
-        """Build one target of the Dockerfile; layers that did not change are taken from the builder's cache."""
+        """Build one target of the Dockerfile; layers that did not change come from the builder's cache."""
         command: list[str | Path] = [self.name, *self.build_command, "--target", target, "--tag", image]
         certificates = machine_certificates()
         given = dict(arguments)
@@ -109,8 +104,8 @@ class Builder:
     def export(self, image: str, archive: Path) -> None:
         """Write the image as an archive that a node can import.
 
-        In Docker's format: the builders compress the layers of an OCI archive, which costs minutes for gigabytes that
-        are read once, on this machine.
+        In Docker's format: the builders compress the layers of an OCI archive, which costs minutes for
+        gigabytes that are read once, on this machine.
         """
         unfinished = archive.with_suffix(".part")
         unfinished.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Self
 
 from tools import cache
 
-# An image carries the project's whole wheel, but is built again only for a change in the packages that it runs.
+# An image carries the whole wheel, but is built again only for a change in the packages that it runs.
 TARGETS = {
     "operator": ("operator", "agent_image/evolving_agent/contract"),
     "agent": ("agent_image",),
@@ -58,7 +58,6 @@ class Built:
     target: str
     image: str
     inputs: str
-    builder: str
     megabytes: int
 
     @property

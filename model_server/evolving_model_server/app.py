@@ -222,10 +222,11 @@ async def _chain(
         yield event
 
 
-async def _completed(events: AsyncIterator[Delta | Completed]) -> Completed:
-    async for event in events:
-        if isinstance(event, Completed):
-            return event
+async def _completed(events: AsyncGenerator[Delta | Completed]) -> Completed:
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Completed):
+                return event
     raise RuntimeError("an answer ended without being completed")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import Any
 
 import pytest
 import yaml
 
+from evolving_operator.api import names
 from evolving_operator.api.crd import custom_resource_definitions
 from support.chart import CHART, Rendered, render
 from support.cluster import program
@@ -156,6 +158,11 @@ def test_agents_are_scraped_where_they_are_watched() -> None:
         "PodMonitor", "learning-evolving-agents-agents"
     )
     assert some["spec"]["namespaceSelector"] == {"matchNames": ["bank"]}
+    (endpoint,) = some["spec"]["podMetricsEndpoints"]
+    (relabeling,) = endpoint["relabelings"]
+    pod_label = relabeling["sourceLabels"][0].removeprefix("__meta_kubernetes_pod_label_")
+    assert pod_label == re.sub("[^a-z]", "_", names.LABEL_AGENT)  # else the dashboard's `agent` is empty
+    assert relabeling["targetLabel"] == "agent"
 
 
 @pytest.mark.parametrize(

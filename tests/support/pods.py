@@ -8,18 +8,24 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
 import openai
 from evolving_agent.contract import env
-from evolving_agent.contract.config import AgentConfig, AgentConfigFile, Reflection, ReflectionMode, ServedModel
-from evolving_agent.contract.config import Traffic
+from evolving_agent.contract.config import (
+    AgentConfig,
+    AgentConfigFile,
+    Reflection,
+    ReflectionMode,
+    ServedModel,
+    Traffic,
+)
 from evolving_agent.runtime.app import PodState, build_app
 from evolving_agent.runtime.metrics import Metrics
 from evolving_agent.runtime.serve import start_service
@@ -28,7 +34,11 @@ from evolving_agent.store.layout import StoreLayout
 from evolving_agent.store.records import Episode, ReflectionRecord
 from evolving_agent.testing.scripted_model import served
 
-DEADLINE_SECONDS = 20.0
+from support.cluster import eventually_async
+
+T = TypeVar("T")
+
+DEADLINE_SECONDS = 30.0
 
 
 def a_config(model_url: str, **changes: Any) -> AgentConfig:
@@ -44,17 +54,14 @@ def a_config(model_url: str, **changes: Any) -> AgentConfig:
     )
 
 
-async def eventually(check: Any, what: str = "the condition") -> Any:
-    """The first true value of `check()`; fails with `what` after a deadline."""
-    give_up = asyncio.get_running_loop().time() + DEADLINE_SECONDS
-    while asyncio.get_running_loop().time() < give_up:
-        value = check()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return value
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"{what} did not come about within {DEADLINE_SECONDS:g} s")
+async def eventually(predicate: Callable[[], Awaitable[T] | T], message: str) -> T:
+    """The first true value of a predicate, awaited or not, within this module's deadline."""
+
+    async def value() -> T:
+        got = predicate()
+        return await got if isinstance(got, Awaitable) else got
+
+    return await eventually_async(value, DEADLINE_SECONDS, message)
 
 
 @dataclass

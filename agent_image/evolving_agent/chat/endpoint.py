@@ -102,17 +102,37 @@ class ModelEndpoint:
         temperature: float | None = None,
     ) -> Completion:
         """One answer without tools to `messages` (role and content each). Raises ModelError."""
+        return await self._complete(
+            self.client, model, messages, max_tokens=max_tokens, api=api, temperature=temperature
+        )
+
+    async def probe(self, model: str, api: ModelAPI = ModelAPI.CHAT_COMPLETIONS) -> None:
+        """Returns when the model has answered one token; asks once. Raises ModelError."""
+        once = self.client.with_options(max_retries=0)
+        ping = [{"role": "user", "content": "ping"}]
+        await self._complete(once, model, ping, max_tokens=1, api=api, temperature=None)
+
+    async def _complete(
+        self,
+        client: openai.AsyncOpenAI,
+        model: str,
+        messages: list[Any],
+        *,
+        max_tokens: int,
+        api: ModelAPI,
+        temperature: float | None,
+    ) -> Completion:
         settings: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
         async with self.calling(model):
             if api is ModelAPI.RESPONSES:
-                response = await self.client.responses.create(
+                response = await client.responses.create(
                     model=model, input=messages, max_output_tokens=max(16, max_tokens), **settings
                 )
                 used = response.usage
                 return Completion(
                     response.output_text, used.input_tokens if used else 0, used.output_tokens if used else 0
                 )
-            answer = await self.client.chat.completions.create(
+            answer = await client.chat.completions.create(
                 model=model, messages=messages, max_tokens=max_tokens, **settings
             )
         usage = answer.usage
@@ -121,10 +141,6 @@ class ModelEndpoint:
             input_tokens=usage.prompt_tokens if usage else 0,
             output_tokens=usage.completion_tokens if usage else 0,
         )
-
-    async def probe(self, model: str, api: ModelAPI = ModelAPI.CHAT_COMPLETIONS) -> None:
-        """Returns when the model has answered one token. Raises ModelError."""
-        await self.complete(model, [{"role": "user", "content": "ping"}], max_tokens=1, api=api)
 
     def _translated(self, error: openai.APIError, model: str) -> ModelError:
         where = f"{self.base_url} (model {model!r})"

@@ -1,0 +1,1 @@
+"""Is the candidate better than the incumbent? Cases → paired scores → a difference with its confidence."""

@@ -32,11 +32,14 @@ def content_words(text: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
+    """lives, living, lived, live: liv; stopped, stopping, stops: stop; cards, card: card."""
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
-            stem = word[: -len(suffix)]
-            return stem + "y" if suffix in ("ied", "ies") else stem
-    return word
+            word = word.removesuffix(suffix) + ("y" if suffix in ("ied", "ies") else "")
+            break
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou":
+        word = word[:-1]
+    return word[:-1] if len(word) > 3 and word.endswith("e") else word
 
 
 def search_expression(query: str) -> str:

@@ -44,6 +44,9 @@ class StoreLayout:
     def datasets(self) -> Path:
         return self.root / "datasets"
 
+    def runs(self, kind: str) -> Path:
+        return self.root / "runs" / kind
+
     def run(self, kind: str, run_id: str) -> Path:
         """Directory of one resumable run (kind: curation, training, evaluation): state.json, report.json."""
-        return self.root / "runs" / kind / run_id
+        return self.runs(kind) / run_id

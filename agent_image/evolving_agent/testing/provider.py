@@ -164,17 +164,18 @@ class Provider:
         self.counters["requests"] += 1
         self.counters[f"requests_{area}"] += 1
         try:
-            if self.faults.latency_seconds:
-                await asyncio.sleep(self.faults.latency_seconds)
             if self.faults.outage:
                 raise ProviderError(503, "The server is overloaded or not ready yet.", None, "server_error")
             if self.faults.errors_count > 0 and area == self.faults.errors_area:
                 self.faults.errors_count -= 1
                 code = "rate_limit_exceeded" if self.faults.errors_status == 429 else None
                 raise ProviderError(self.faults.errors_status, "An injected error.", code, "server_error")
-            return await handle(request)
+            response = await handle(request)
         except ProviderError as error:
-            return JSONResponse(error.body, status_code=error.status)
+            response = JSONResponse(error.body, status_code=error.status)
+        # The work is done by now: a client that gives up while it waits does not undo it.
+        await asyncio.sleep(self.faults.latency_seconds)
+        return response
 
     # --- models and chat -------------------------------------------------------------------------
 

@@ -54,8 +54,9 @@ Script = Callable[[dict[str, Any]], Reply]
 
 
 def last_user_text(body: dict[str, Any]) -> str:
-    """The latest thing that the user said in a request's messages."""
-    said = [message["content"] for message in body["messages"] if message["role"] == "user"]
+    """The latest thing that the user said in a request of either API."""
+    messages = body.get("messages") or body["input"]
+    said = [message["content"] for message in messages if message.get("role") == "user"]
     return said[-1] if said else ""
 
 

@@ -18,7 +18,7 @@ class Order:
     suffix: str
     dataset_dir: Path
     hyperparameters: Hyperparameters
-    deadline_seconds: int  # from the start of the attempt
+    deadline_seconds: int  # from the creation of the provider's job
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,6 @@ class Backend(Protocol):
 
     def cancel(self, run: RunFile) -> None:
         """Stops what has been begun and is not wanted any more; does nothing where there is nothing."""
+
+    def close(self) -> None:
+        """Ends connections; the backend is not used after that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 
 from evolving_agent.contract import env
 from evolving_agent.contract.learning import BackendType, LearningConfig, OpenAIBackend, Training
@@ -52,17 +53,21 @@ def finetune(context: JobContext) -> TrainingReport:
     if training is None:
         return _skipped(context, "TrainingNotConfigured", "the agent's spec has no training block")
     try:
-        with exclusive(context.layout.run(KIND, ".lock")):
-            return _finetune(context, learning, training)
+        with (
+            exclusive(context.layout.runs(KIND) / ".lock"),
+            closing(_backend(context, learning, training)) as backend,
+        ):
+            return _finetune(context, learning, training, backend)
     except StoreBusyError as busy:
         raise JobError("AnotherRunIsActive", str(busy), permanent=False) from busy
     except DatasetError as problem:
         raise JobError("DatasetUnreadable", str(problem), permanent=False) from problem
 
 
-def _finetune(context: JobContext, learning: LearningConfig, training: Training) -> TrainingReport:
+def _finetune(
+    context: JobContext, learning: LearningConfig, training: Training, backend: Backend
+) -> TrainingReport:
     layout = context.layout
-    backend = _backend(context, learning, training)
     states = all_states(layout)
 
     unreported = _unreported(layout, states)
@@ -113,6 +118,16 @@ def _train(
         message = failure.message[:MAX_MESSAGE_CHARS]
         run.end(Phase.FAILED, failure_reason=failure.reason, failure_message=message)
         raise JobError(failure.reason, message, permanent=True) from failure
+    except JobError as error:
+        if error.permanent and run.state.job_id is None:
+            # Nothing was begun: once a person has acted, the then latest dataset is trained, by this attempt.
+            run.end(
+                Phase.FAILED,
+                attempt=run.state.attempt - 1,
+                failure_reason=error.reason,
+                failure_message=error.message,
+            )
+        raise
     run.end(Phase.TRAINED, model_id=trained.model_id, trained_tokens=trained.trained_tokens)
     return _trained(context, run.state, "Trained")
 
@@ -131,7 +146,7 @@ def _backend(context: JobContext, learning: LearningConfig, training: Training) 
         if chosen.lora is None:
             raise JobError("InvalidConfig", "training.backend.lora is missing", permanent=True)
         adapters = context.path(env.ADAPTERS, env.DEFAULT_ADAPTERS)
-        work_dir = context.layout.run(KIND, "work")
+        work_dir = context.layout.runs(KIND) / "work"
         return LoRATraining(chosen.lora, adapters, work_dir, learning.endpoint.base_url)
     settings = chosen.open_ai or OpenAIBackend()
     endpoint = settings.endpoint or learning.endpoint
@@ -144,7 +159,7 @@ def _unreported(layout: StoreLayout, states: list[TrainingState]) -> TrainingSta
     trained = [state for state in states if state.phase is Phase.TRAINED]
     if not trained:
         return None
-    for path in layout.run(KIND, "*").parent.glob("*/report.json"):
+    for path in layout.runs(KIND).glob("*/report.json"):
         report = parse_report(path.read_text())
         if isinstance(report, TrainingReport) and report.model_id == trained[-1].model_id:
             return None

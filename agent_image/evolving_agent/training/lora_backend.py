@@ -8,6 +8,7 @@ from pathlib import Path
 from evolving_agent.contract.learning import LoRABackend
 from evolving_agent.reporting import JobError
 from evolving_agent.training.backends import Order, Trained, TrainingFailedError
+from evolving_agent.training.lora.backend import LoRAError, train_and_publish
 from evolving_agent.training.run_state import RunFile
 
 log = logging.getLogger(__name__)
@@ -24,20 +25,11 @@ class LoRATraining:
         self._model_endpoint = model_endpoint
 
     def train(self, order: Order, run: RunFile) -> Trained:
-        try:
-            # Imported here: only the trainer image carries torch and its kin.
-            from evolving_agent.training.lora.backend import LoRAError, train_and_publish  # noqa: PLC0415
-        except ImportError as missing:
-            raise JobError(
-                "TrainerImageRequired",
-                f"this image cannot train LoRA adapters ({missing}); set training.backend.lora.image",
-                permanent=True,
-            ) from missing
         # Versioned and immutable: the name changes with base, dataset and settings.
         model_id = f"{order.suffix}-{run.state.key}"
         try:
             result = train_and_publish(
-                dataset_dir=order.dataset_dir,
+                order.dataset_dir,
                 work_dir=self._work_dir / run.state.key,
                 adapters=self._adapters,
                 model_id=model_id,
@@ -47,11 +39,14 @@ class LoRATraining:
                 on_progress=lambda progress: log.info("%s", progress),
             )
         except LoRAError as error:
-            if error.permanent:
+            if error.reason == "InvalidTrainingData":  # no setting helps this dataset
                 raise TrainingFailedError(error.reason, error.message) from error
-            raise JobError(error.reason, error.message, permanent=False) from error
+            raise JobError(error.reason, error.message, permanent=error.permanent) from error
         return Trained(result.model_id, result.trained_tokens)
 
     def cancel(self, run: RunFile) -> None:
         """A training in this pod ends with the pod: there is nothing to cancel."""
         log.info("training %s is not gone on with", run.state.key)
+
+    def close(self) -> None:
+        """It holds no connection."""

@@ -48,23 +48,24 @@ class OpenAIFineTuning:
             timeout=REQUEST_TIMEOUT_SECONDS,
         )
 
+    def close(self) -> None:
+        self._client.close()
+
     def train(self, order: Order, run: RunFile) -> Trained:
-        with self._client:
-            if run.state.file_id is None and run.state.job_id is None:
-                run.update(file_id=self._uploaded(order, run.state))
-            if run.state.job_id is None:
-                run.update(job_id=self._created(order, run.state))
-            return self._finished(order, run.state)
+        if run.state.file_id is None and run.state.job_id is None:
+            run.update(file_id=self._uploaded(order, run.state))
+        if run.state.job_id is None:
+            run.update(job_id=self._created(order, run.state), job_since=datetime.now(UTC))
+        return self._finished(order, run.state)
 
     def cancel(self, run: RunFile) -> None:
         """Cancels the job of a run that is not wanted any more, also one whose ID was never noted."""
-        with self._client:
-            job_id = run.state.job_id
-            if job_id is None:
-                found = self._find_job(run.state)
-                job_id = found.id if found is not None else None
-            if job_id is not None:
-                self._cancel_job(job_id)
+        job_id = run.state.job_id
+        if job_id is None:
+            found = self._patiently(lambda: self._find_job(run.state))
+            job_id = found.id if found is not None else None
+        if job_id is not None:
+            self._cancel_job(job_id)
 
     # --- the steps --------------------------------------------------------------------------------
 
@@ -109,8 +110,9 @@ class OpenAIFineTuning:
         return values
 
     def _finished(self, order: Order, state: TrainingState) -> Trained:
-        """Waits for the job's end. The provider works on while it cannot be reached: only the deadline counts."""
+        """Waits for the job's end. A provider that cannot be reached works on: only the deadline counts."""
         job_id = state.job_id or ""
+        since = state.job_since or state.started
         pause, last_status = FIRST_PAUSE_SECONDS, ""
         while True:
             try:
@@ -119,7 +121,7 @@ class OpenAIFineTuning:
                 self._raise_unless_transient(error)
                 log.warning("job %s: %s; asking again", job_id, _words(error))
             else:
-                elapsed = (datetime.now(UTC) - state.started).total_seconds()
+                elapsed = (datetime.now(UTC) - since).total_seconds()
                 if job.status != last_status:
                     log.info("job %s is %s after %.0f s", job_id, job.status, elapsed)
                     last_status = job.status
@@ -132,7 +134,7 @@ class OpenAIFineTuning:
                         else "no reason given"
                     )
                     raise TrainingFailedError("TrainingFailed", f"job {job_id} {job.status}: {said}")
-            if (datetime.now(UTC) - state.started).total_seconds() > order.deadline_seconds:
+            if (datetime.now(UTC) - since).total_seconds() > order.deadline_seconds:
                 self._cancel_job(job_id)
                 raise TrainingFailedError(
                     "DeadlineExceeded",
@@ -189,7 +191,7 @@ class OpenAIFineTuning:
         status, code = error.status_code, error.code or ""
         if code == "training_not_available":
             reason = "TrainingNotAvailable"
-            advice = "this account may not fine-tune here; name another training.backend.openAI.endpoint, or use LoRA"
+            advice = "set training.backend.openAI.endpoint to a provider that trains, or use the LoRA backend"
         elif code == "insufficient_quota":
             reason, advice = "QuotaExhausted", "raise the account's limit"
         elif status >= 500 or status in _STILL_WORTH_TRYING:

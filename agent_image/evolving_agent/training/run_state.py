@@ -69,6 +69,7 @@ class TrainingState(Document):
     finished: datetime | None = None
     file_id: str | None = None
     job_id: str | None = None
+    job_since: datetime | None = None
     model_id: str | None = None
     trained_tokens: int | None = None
     failure_reason: str | None = None
@@ -119,7 +120,7 @@ def all_states(layout: StoreLayout) -> list[TrainingState]:
     Raises JobError where one cannot be read: training without knowing what was trained could pay twice.
     """
     states = []
-    for path in layout.run(KIND, "*").parent.glob(f"*/{STATE_FILE}"):
+    for path in layout.runs(KIND).glob(f"*/{STATE_FILE}"):
         try:
             states.append(TrainingState.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError) as problem:

@@ -8,6 +8,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,60 +40,86 @@ _LIST_CHUNK = 500
 _CONNECTIONS = 32
 
 
-async def load_configuration() -> Configuration:
-    """The Pod's own ServiceAccount or, outside a cluster, the kubeconfig that $KUBECONFIG names."""
-    configuration = Configuration()
-    if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
-        kubernetes_config.load_incluster_config(  # type: ignore[no-untyped-call]
-            client_configuration=configuration
-        )
-    else:
-        await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
-            client_configuration=configuration
-        )
-    return configuration
+@dataclass(frozen=True)
+class Connection:
+    """Where the API server is and how it knows us, whoever asks: the gateway, or the watches."""
 
+    configuration: Configuration
 
-async def authorization(configuration: Configuration) -> str | None:
-    """The Authorization header of now: a projected token is renewed under us, and read again in time."""
-    if configuration.refresh_api_key_hook is not None:
-        renewed = configuration.refresh_api_key_hook(configuration)
-        if inspect.isawaitable(renewed):
-            await renewed
-    token = configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization")
-    if token:
-        scheme, _, value = token.rpartition(" ")
-        return f"{scheme.capitalize() or 'Bearer'} {value}"
-    if configuration.username and configuration.password:
-        return aiohttp.encode_basic_auth(configuration.username, configuration.password)
-    return None
+    @staticmethod
+    async def load() -> Connection:
+        """The Pod's own ServiceAccount or, outside a cluster, the kubeconfig that $KUBECONFIG names."""
+        configuration = Configuration()
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+            kubernetes_config.load_incluster_config(  # type: ignore[no-untyped-call]
+                client_configuration=configuration
+            )
+        else:
+            await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
+                client_configuration=configuration
+            )
+        return Connection(configuration)
 
+    @property
+    def server(self) -> str:
+        return str(self.configuration.host)
 
-def tls_context(configuration: Configuration) -> ssl.SSLContext:
-    """Trusts the cluster's CA, and shows the client certificate where the kubeconfig has one."""
-    context = ssl.create_default_context(
-        cafile=configuration.ssl_ca_cert, cadata=getattr(configuration, "ca_cert_data", None)
-    )
-    if configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, configuration.key_file)
-    if not configuration.verify_ssl:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+    @property
+    def ca_path(self) -> str | None:
+        return self.configuration.ssl_ca_cert or None
+
+    @property
+    def certificate_path(self) -> str | None:
+        return self.configuration.cert_file or None
+
+    @property
+    def private_key_path(self) -> str | None:
+        return self.configuration.key_file or None
+
+    @property
+    def is_insecure(self) -> bool:
+        return not self.configuration.verify_ssl
+
+    async def authorization(self) -> tuple[str, str] | None:
+        """Scheme and credentials of now: a projected token is renewed under us, and read again in time."""
+        configuration = self.configuration
+        if configuration.refresh_api_key_hook is not None:
+            renewed = configuration.refresh_api_key_hook(configuration)
+            if inspect.isawaitable(renewed):
+                await renewed
+        token = configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization")
+        if token:
+            return "Bearer", token.split()[-1]
+        if configuration.username and configuration.password:
+            scheme, _, value = aiohttp.encode_basic_auth(
+                configuration.username, configuration.password
+            ).partition(" ")
+            return scheme, value
+        return None
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Trusts the cluster's CA, and shows the client certificate where the kubeconfig has one."""
+        context = ssl.create_default_context(cafile=self.ca_path)
+        if self.certificate_path:
+            context.load_cert_chain(self.certificate_path, self.private_key_path)
+        if self.is_insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
 
 class LiveGateway:
     """A `Gateway` to a real API server. An async context manager: it holds a connection pool."""
 
-    def __init__(self, configuration: Configuration, observe: RequestObserver = lambda *_: None) -> None:
-        self._configuration = configuration
+    def __init__(self, connection: Connection, observe: RequestObserver = lambda *_: None) -> None:
+        self._connection = connection
         self._observe = observe
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        is_tls = self._configuration.host.startswith("https")
+        is_tls = self._connection.server.startswith("https")
         connector = aiohttp.TCPConnector(
-            limit=_CONNECTIONS, ssl=tls_context(self._configuration) if is_tls else False
+            limit=_CONNECTIONS, ssl=self._connection.tls_context() if is_tls else False
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -168,13 +195,13 @@ class LiveGateway:
         if self._session is None:
             raise RuntimeError("the gateway is used outside its `async with` block")
         headers = {"Content-Type": content_type}
-        if (credentials := await authorization(self._configuration)) is not None:
-            headers["Authorization"] = credentials
+        if (credentials := await self._connection.authorization()) is not None:
+            headers["Authorization"] = " ".join(credentials)
         started, code = time.monotonic(), "error"
         try:
             async with self._session.request(
                 method,
-                self._configuration.host + path,
+                self._connection.server + path,
                 params=query,
                 data=None if body is None else json.dumps(body),
                 headers=headers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from evolving_agent.contract.report import ServeReport
 from evolving_operator.api.models import RolloutStep
@@ -15,6 +16,8 @@ from evolving_operator.core.situation import Situation
 _NO_IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
+
+_SCHEDULING_GRACE = timedelta(seconds=60)
 
 
 def ready(situation: Situation) -> Finding:
@@ -144,7 +147,10 @@ def _crashing_pods(situation: Situation) -> Iterator[ObservedPod]:
 
 def _unschedulable(situation: Situation) -> Finding | None:
     for pod in situation.serving_pods:
-        if pod.trouble is not None and pod.trouble.reason == "Unschedulable":
+        if pod.trouble is None or pod.trouble.reason != "Unschedulable":
+            continue
+        # Nodes that are being added and volumes that are being made take their time.
+        if situation.timers.passed(pod.created + _SCHEDULING_GRACE):
             return true("Unschedulable", f"Pod {pod.name} finds no node: {pod.trouble.message}")
     return None
 

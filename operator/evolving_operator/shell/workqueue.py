@@ -61,7 +61,7 @@ class WorkQueue(Generic[Key]):
         """Look again after a failure: later each time, never all at once. Returns the delay."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 20))
+        backoff: float = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 20))
         delay = max(at_least, backoff) * (1 + self._chance.uniform(-_JITTER, _JITTER))
         self.add_after(key, delay)
         return delay

@@ -29,11 +29,15 @@ class Crash(BaseException):
 
 @dataclass
 class Fault:
-    """What happens at the n-th write from now (0 is the next): before it takes effect, or after."""
+    """What happens at the n-th write from now (0 is the next): before it takes effect, or after.
+
+    With a `kind`, only writes of objects of that kind count.
+    """
 
     at: int
     error: ClusterError | Crash
     when: Literal["before", "after"] = "before"
+    kind: str = ""
 
 
 @dataclass
@@ -59,13 +63,13 @@ class FakeCluster:
     # --- the gateway ---
 
     async def apply(self, manifest: Manifest) -> Raw:
-        self._strike("before")
+        self._strike("before", manifest["kind"])
         known = self._objects.get(_key(manifest))
         stored = self._insert(manifest) if known is None else self._update(known, manifest)
         return self._written("apply", stored)
 
     async def apply_status(self, manifest: Manifest) -> Raw:
-        self._strike("before")
+        self._strike("before", manifest["kind"])
         known = self._known(manifest)
         wanted = manifest["metadata"]
         if wanted.get("uid") not in (None, known["metadata"]["uid"]):
@@ -78,13 +82,13 @@ class FakeCluster:
         return self._written("apply_status", known)
 
     async def create(self, manifest: Manifest) -> Raw:
-        self._strike("before")
+        self._strike("before", manifest["kind"])
         if _key(manifest) in self._objects:
             raise AlreadyExists(f"{manifest['kind']} {manifest['metadata']['name']}")
         return self._written("create", self._insert(manifest))
 
     async def delete(self, ref: ObjectRef) -> Raw | None:
-        self._strike("before")
+        self._strike("before", ref.kind)
         known = self._objects.get((ref.kind, ref.namespace, ref.name))
         if known is None:
             raise NotFound(f"{ref.kind} {ref.name}")
@@ -108,7 +112,7 @@ class FakeCluster:
         )
 
     async def replace(self, manifest: Manifest) -> Raw:
-        self._strike("before")
+        self._strike("before", manifest["kind"])
         known = self._known(manifest)
         if manifest["metadata"].get("resourceVersion") != known["metadata"]["resourceVersion"]:
             raise Conflict(f"{manifest['kind']} {manifest['metadata']['name']}: it has been modified")
@@ -208,15 +212,14 @@ class FakeCluster:
     def _written(self, verb: str, stored: Raw) -> Raw:
         self.writes.append(Write(verb, stored["kind"], stored["metadata"]["name"]))
         answer = copy.deepcopy(stored)
-        self._strike("after")
+        self._strike("after", stored["kind"])
         return answer
 
-    def _strike(self, when: Literal["before", "after"]) -> None:
+    def _strike(self, when: Literal["before", "after"], kind: str) -> None:
         """Count down at the beginning of a write; a fault "after" waits for the end of that write."""
-        if when == "before":
-            for fault in self.faults:
-                fault.at -= 1
-        for fault in self.faults:
+        concerned = [fault for fault in self.faults if fault.kind in ("", kind)]
+        for fault in concerned:
+            fault.at -= when == "before"
             if fault.at < 0 and fault.when == when:
                 self.faults.remove(fault)
                 raise fault.error

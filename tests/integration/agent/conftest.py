@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from evolving_agent.testing.scripted_model import ScriptedModel, served
 
-from tests.support.pods import Pod, a_config
+from support.pods import Pod, a_config
 
 
 @dataclass

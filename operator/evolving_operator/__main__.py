@@ -1,0 +1,42 @@
+"""`evolving-operator run`: the operator of EvolvingAgents."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from evolving_operator.settings import Settings, SettingsError
+from evolving_operator.shell import logs
+from evolving_operator.shell.leader import LeadershipLostError
+from evolving_operator.shell.operator import run
+
+logger = logging.getLogger("evolving_operator")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 after SIGTERM; 1 where the process ended for another reason; 2 for settings that make no sense."""
+    parser = argparse.ArgumentParser(prog="evolving-operator", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("run", help="watch and reconcile; settings come from EVOLVING_OPERATOR_* variables")
+    parser.parse_args(arguments)
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - before there are logs, for the person at the terminal
+        return 2
+    logs.configure(settings.log_level)
+    try:
+        asyncio.run(run(settings))
+    except LeadershipLostError as error:
+        logger.error("stopping: %s", error)
+        return 1
+    except Exception:
+        logger.exception("stopping")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

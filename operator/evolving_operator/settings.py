@@ -1,0 +1,76 @@
+"""What an installation decides, read from the environment once, at the start."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evolving_operator.core.builders.context import Images
+
+_PREFIX = "EVOLVING_OPERATOR_"
+
+
+class SettingsError(Exception):
+    """A variable that cannot be understood. The message names it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    images: Images
+    namespaces: tuple[str, ...] = ()  # none: all of the cluster
+    workers: int = 16
+    metrics_port: int = 9090
+    resync_seconds: int = 600
+    lease_namespace: str = "default"
+    lease_name: str = "evolving-operator"
+    lease_seconds: int = 15
+    log_level: str = "INFO"
+    pod: str = field(default_factory=socket.gethostname)
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
+        """Raises SettingsError, naming the variable."""
+        variable = _Variables(environment)
+        own_namespace = environment.get("POD_NAMESPACE") or "default"
+        return Settings(
+            images=Images(
+                agent=variable.text("AGENT_IMAGE", "localhost/evolving-agents/agent:0.1.0"),
+                trainer=variable.text("TRAINER_IMAGE", "localhost/evolving-agents/trainer:0.1.0"),
+            ),
+            namespaces=tuple(
+                name.strip() for name in variable.text("NAMESPACES", "").split(",") if name.strip()
+            ),
+            workers=variable.number("WORKERS", 16, least=1),
+            metrics_port=variable.number("METRICS_PORT", 9090, least=0),
+            resync_seconds=variable.number("RESYNC_SECONDS", 600, least=10),
+            lease_namespace=variable.text("LEASE_NAMESPACE", own_namespace),
+            lease_name=variable.text("LEASE_NAME", "evolving-operator"),
+            lease_seconds=variable.number("LEASE_SECONDS", 15, least=1),
+            log_level=variable.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+            pod=environment.get("POD_NAME") or socket.gethostname(),
+        )
+
+
+@dataclass(frozen=True)
+class _Variables:
+    environment: Mapping[str, str]
+
+    def text(self, name: str, default: str) -> str:
+        """An empty variable is as good as none: a chart writes those."""
+        return self.environment.get(_PREFIX + name) or default
+
+    def number(self, name: str, default: int, *, least: int) -> int:
+        text = self.text(name, str(default))
+        if not text.isdigit() or int(text) < least:
+            raise SettingsError(
+                f"{_PREFIX}{name} is {text!r}, but must be a whole number of at least {least}"
+            )
+        return int(text)
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        text = self.text(name, default).upper()
+        if text not in choices:
+            raise SettingsError(f"{_PREFIX}{name} is {text!r}, but must be one of {', '.join(choices)}")
+        return text

@@ -1,0 +1,434 @@
+"""What people ask for: pins, runs on demand, a pause, another base model; and their mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evolving_operator.api import names
+from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
+from evolving_operator.testing.simulation import Simulation, revision_of, training_report
+
+Spec = dict[str, Any]
+
+
+def active(world: Simulation) -> str:
+    assert world.status.active is not None
+    return world.status.active.revision
+
+
+def base_of(model: str) -> str:
+    return names.revision("support", model, "", "Base", "")
+
+
+# --- pin ---
+
+
+async def test_a_pin_returns_to_a_kept_revision_and_holds_it(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    base = active(world)
+    tuned = await world.promote()
+
+    world.apply_agent(spec | {"rollout": {"pin": base}})
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert active(world) == base
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.DONE
+    assert world.revision_status(tuned).state is RevisionState.PREVIOUS
+
+    # a better model comes, is evaluated, and waits
+    newer = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(newer, lower=2500)
+    assert active(world) == base
+    assert world.condition("Promoted").reason == "Pinned"
+
+    # without the pin it goes on from there
+    world.apply_agent(spec)
+    await world.settle()
+    assert active(world) == newer
+
+
+async def test_an_unpinned_agent_stays_on_what_was_pinned(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    base = active(world)
+    await world.promote()
+    world.apply_agent(spec | {"rollout": {"pin": base}})
+    await world.settle()
+    world.node.roll_out("support")
+
+    world.apply_agent(spec)
+    await world.settle()
+
+    assert active(world) == base
+
+
+async def test_an_unknown_pin_is_told_and_changes_nothing(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    before = active(world)
+
+    world.apply_agent(spec | {"rollout": {"pin": "support-12345678"}})
+    await world.settle()
+
+    assert active(world) == before
+    assert world.condition("Degraded").reason == "PinNotFound"
+    assert "support-12345678" in world.condition("Degraded").message
+    assert world.condition("Ready").status is ConditionStatus.TRUE
+
+
+async def test_a_pinned_revision_that_gets_stuck_is_told_but_not_taken_back(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    base = active(world)
+    await world.promote()
+    world.apply_agent(spec | {"rollout": {"pin": base}})
+    await world.settle()
+
+    world.node.stick("support")
+    world.pass_time(700)
+    await world.settle()
+
+    assert active(world) == base
+    assert world.condition("Degraded").reason == "RolloutStuck"
+
+
+# --- the base model ---
+
+
+async def test_another_base_model_passes_the_same_gate(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    await world.curate("d1")
+
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+
+    assert active(world) == base_of("smollm2")
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == base_of("qwen3")
+    await world.evaluate(base_of("qwen3"), lower=100)
+    assert active(world) == base_of("qwen3")
+
+
+async def test_without_anything_to_measure_by_a_new_base_model_waits_for_a_person(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+    assert active(world) == base_of("smollm2")
+    assert world.condition("Evaluated").reason == "VerdictInconclusive"
+    assert "spec.evaluation.suites" in world.condition("Evaluated").message
+
+    world.decide(base_of("qwen3"), "Approved")
+    await world.settle()
+    assert active(world) == base_of("qwen3")
+
+
+async def test_a_base_model_that_never_served_is_replaced_without_a_gate(
+    world: Simulation, spec: Spec
+) -> None:
+    # given a misspelled base model, whose pods never became ready
+    world.apply_agent(spec | {"model": {"base": "smolm2"}})
+    await world.settle()
+
+    world.apply_agent(spec)
+    await world.settle()
+
+    assert active(world) == base_of("smollm2")
+
+
+async def test_a_base_model_that_is_changed_back_is_no_candidate(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+
+    world.apply_agent(spec)
+    await world.settle()
+
+    assert world.status.candidate is None
+    assert active(world) == base_of("smollm2")
+    assert world.revision_status(base_of("qwen3")).state is RevisionState.RETIRED
+
+
+async def test_a_model_trained_from_another_base_is_not_taken(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-1")
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+    world.node.finish_job("support-finetune-1", training_report("old", base="smollm2"))
+    await world.settle()
+
+    assert world.condition("Trained").reason == "BaseChanged"
+    assert world.cluster.get(names.REVISION_KIND, revision_of("support", "old")) is None
+
+
+# --- suspend, runs on demand ---
+
+
+async def test_a_suspended_agent_serves_but_does_not_learn(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    evaluation = world.jobs(names.COMPONENT_EVALUATE)[0]
+    world.cluster.remove("Job", evaluation)
+
+    world.apply_agent(spec | {"suspend": True})
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_EVALUATE) == []
+    assert all(cron["spec"]["suspend"] for cron in world.cluster.all("CronJob"))
+    assert world.condition("Ready").status is ConditionStatus.TRUE
+    assert world.condition("Promoted").reason == "Suspended"
+    assert world.status.next_training_time is None
+
+    world.apply_agent(spec)
+    await world.settle()
+    assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "")]
+
+
+@pytest.mark.parametrize("verb", ["curate", "finetune"])
+async def test_a_run_on_demand_is_run_once(world: Simulation, spec: Spec, verb: str) -> None:
+    await world.serve(spec)
+
+    world.annotate(f"{verb}:1")
+    await world.settle()
+
+    assert world.jobs(verb) == [names.on_demand_job("support", verb, f"{verb}:1")]
+    assert world.status.last_run == f"{verb}:1"
+    world.cluster.remove("Job", world.jobs(verb)[0])
+    await world.settle()
+    assert world.jobs(verb) == []
+
+
+async def test_a_run_on_demand_waits_for_the_one_under_way(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-1")
+
+    world.annotate("finetune")
+    await world.settle()
+    assert world.jobs(names.COMPONENT_FINETUNE) == ["support-finetune-1"]
+
+    world.node.finish_job("support-finetune-1", training_report("m"))
+    await world.settle()
+    assert len(world.jobs(names.COMPONENT_FINETUNE)) == 2
+
+
+async def test_an_evaluation_on_demand_is_a_new_attempt(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=-500, delta=300)
+
+    world.annotate("evaluate:again")
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "1")]
+
+
+@pytest.mark.parametrize("run", ["dance", "evaluate", "curate"])
+async def test_a_run_that_makes_no_sense_is_refused_in_words(world: Simulation, run: str) -> None:
+    await world.serve({"model": {"base": "smollm2"}, "agent": {"instructions": "Answer."}})
+
+    world.annotate(run)
+    await world.settle()
+
+    assert world.status.last_run == run
+    assert "RunRefused" in world.events()
+    assert world.cluster.all("Job") == []
+
+
+# --- changes of the spec ---
+
+
+async def test_changed_instructions_roll_out_and_old_pods_keep_theirs(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    old = world.stamp()
+
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": 2}})
+    await world.settle()
+
+    new = world.stamp()
+    assert new != old
+    config_map = world.cluster.get("ConfigMap", "support-config")
+    assert config_map is not None
+    assert old in config_map["data"]["agent_config.json"]
+    assert world.condition("Progressing").reason == "RollingRestart"
+
+    world.node.roll_out("support")
+    await world.settle()
+    config_map = world.cluster.get("ConfigMap", "support-config")
+    assert config_map is not None
+    assert old not in config_map["data"]["agent_config.json"]
+    assert world.condition("Progressing").status is ConditionStatus.FALSE
+
+
+async def test_changed_instructions_make_a_running_evaluation_begin_anew(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": 2}})
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "1")]
+
+
+async def test_children_follow_the_spec(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    assert len(world.cluster.all("CronJob")) == 2
+    assert len(world.cluster.all("PodDisruptionBudget")) == 1
+
+    smaller = {"model": spec["model"], "agent": {"instructions": "You route requests.", "replicas": 1}}
+    world.apply_agent(smaller)
+    await world.settle()
+
+    assert world.cluster.all("CronJob") == []
+    assert world.cluster.all("PodDisruptionBudget") == []
+    assert world.node.deployment("support")["spec"]["replicas"] == 1
+
+
+async def test_a_deleted_child_comes_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+
+    for kind in ("Deployment", "Service", "ConfigMap", "ServiceAccount", "CronJob"):
+        for raw in world.cluster.all(kind):
+            world.cluster.remove(kind, raw["metadata"]["name"])
+            await world.settle()
+            assert world.cluster.get(kind, raw["metadata"]["name"]) is not None
+
+
+async def test_a_deleted_base_revision_comes_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+
+    world.cluster.remove(names.REVISION_KIND, base_of("smollm2"))
+    await world.settle()
+
+    assert world.revision_status(base_of("smollm2")).state is RevisionState.ACTIVE
+
+
+async def test_an_agent_that_is_being_deleted_is_left_alone(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    raw = world.cluster.get(names.AGENT_KIND, "support")
+    assert raw is not None
+    raw["metadata"]["deletionTimestamp"] = "2026-03-02T12:00:00Z"
+    raw["spec"]["agent"]["replicas"] = 5
+    world.cache.put(raw | {"metadata": raw["metadata"] | {"resourceVersion": "999999"}})
+    world.cluster.writes.clear()
+
+    await world.settle()
+
+    assert world.cluster.writes == []
+
+
+async def test_old_revisions_are_collected_but_never_one_that_is_in_use(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec | {"revisionHistoryLimit": 1})
+    made = []
+    for number in range(5):
+        world.pass_time(60)
+        made.append(await world.train(f"model-{number}", job=f"support-finetune-{number}"))
+        if number < 4:
+            await world.evaluate(made[-1], lower=-900, delta=-100)
+
+    # base (active), the newest as the candidate, and one of history
+    assert set(world.revisions()) == {base_of("smollm2"), made[4], made[3]}
+
+    # old Jobs are still there, and bring nothing back
+    world.restart()
+    await world.settle()
+    assert set(world.revisions()) == {base_of("smollm2"), made[4], made[3]}
+
+
+async def test_a_status_that_was_lost_is_found_again_from_the_revisions(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    tuned = await world.promote()
+
+    raw = world.cluster.get(names.AGENT_KIND, "support")
+    assert raw is not None
+    world.cluster.put(raw | {"status": {}})
+    await world.settle()
+
+    assert active(world) == tuned
+
+
+# --- mistakes ---
+
+
+async def test_a_spec_that_cannot_be_read_changes_nothing_but_what_is_said(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    world.cluster.writes.clear()
+
+    world.apply_agent(spec | {"agent": {"instructions": "x", "replicas": "many"}})
+    await world.settle()
+
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert "spec.agent.replicas" in world.condition("Degraded").message
+    assert world.condition("Ready").status is ConditionStatus.TRUE
+    assert {write.kind for write in world.cluster.writes} == {names.AGENT_KIND, "Event"}
+
+
+@pytest.mark.parametrize(
+    ("curation", "field"),
+    [
+        ({"schedule": "0 0 30 2 *"}, "spec.curation.schedule"),
+        ({"schedule": "0 0 * * *", "timeZone": "Mars/Olympus"}, "spec.curation.timeZone"),
+    ],
+)
+async def test_a_schedule_that_never_comes_is_told(
+    world: Simulation, spec: Spec, curation: Spec, field: str
+) -> None:
+    await world.serve(spec | {"curation": curation})
+
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert field in world.condition("Degraded").message
+    assert world.condition("Ready").status is ConditionStatus.TRUE
+    assert world.status.next_curation_time is None
+
+
+async def test_a_missing_secret_is_named(world: Simulation, spec: Spec) -> None:
+    endpoint = {"baseURL": "http://models/v1", "apiKeySecretRef": {"name": "openai", "key": "apiKey"}}
+    world.apply_agent(spec | {"model": {"base": "smollm2", "endpoint": endpoint}})
+    await world.settle()
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "openai" not found'}
+    world.node.stick("support", {"state": {"waiting": waiting}})
+    await world.settle()
+
+    for kind in ("Degraded", "Ready"):
+        assert world.condition(kind).reason == "SecretNotFound"
+        assert "'openai'" in world.condition(kind).message
+        assert "'apiKey'" in world.condition(kind).message
+    assert world.condition("Ready").status is ConditionStatus.FALSE
+    assert world.condition("Degraded").status is ConditionStatus.TRUE
+
+
+async def test_an_unreachable_model_is_told_by_the_pod_that_gave_up(world: Simulation, spec: Spec) -> None:
+    world.apply_agent(spec)
+    await world.settle()
+    message = (
+        '{"kind":"Serve","version":1,"runId":"r","outcome":"Failed","reason":"ModelUnreachable",'
+        '"message":"http://models:8000/v1 does not answer"}'
+    )
+    terminated = {"message": message, "finishedAt": "2026-03-02T12:00:00Z"}
+    status = {
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+        "lastState": {"terminated": terminated},
+    }
+    world.node.stick("support", status, restarts=1)
+    await world.settle()
+
+    assert world.condition("Degraded").reason == "ModelUnreachable"
+    assert "http://models:8000/v1 does not answer" in world.condition("Degraded").message
+
+    # and when it answers again, that is told too
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.condition("Degraded").reason == "AsExpected"
+    assert "Recovered" in world.events()

@@ -30,17 +30,19 @@ ARG TORCH_INDEX
 COPY requirements/trainer.lock hack/images/install_locked.py /build/
 RUN /opt/build/bin/python /build/install_locked.py /build/trainer.lock --torch-index "${TORCH_INDEX}"
 
-FROM builder AS model-server-venv
+# Minutes of compiling, so on its own. Not tuned to the machine that builds, but to any x86-64 of the last ten years;
+# without OpenMP the image needs no library beyond the base's own.
+FROM builder AS llama-wheel
 RUN apt-get update -q && apt-get install -qy --no-install-recommends cmake g++ ninja-build python3-dev \
  && rm -rf /var/lib/apt/lists/*
-COPY requirements/model-server.lock /build/
-# Minutes of compiling, so on its own. Not tuned to the machine that builds, but to any x86-64 of the last ten
-# years; without OpenMP the image needs no library beyond the base's own.
+COPY requirements/llama-cpp-python.lock /build/
 ARG LLAMA_CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF"
-RUN sed -n '/^llama-cpp-python==/,/[^\\]$/p' /build/model-server.lock > /build/llama.txt \
- && CMAKE_ARGS="${LLAMA_CMAKE_ARGS}" /opt/build/bin/pip wheel --no-deps --require-hashes \
-      --wheel-dir /build/wheels --requirement /build/llama.txt
-COPY hack/images/install_locked.py /build/
+RUN CMAKE_ARGS="${LLAMA_CMAKE_ARGS}" /opt/build/bin/pip wheel --no-deps --require-hashes --wheel-dir /build/wheels \
+      --requirement /build/llama-cpp-python.lock
+
+FROM builder AS model-server-venv
+COPY requirements/model-server.lock hack/images/install_locked.py /build/
+COPY --from=llama-wheel /build/wheels /build/wheels
 RUN /opt/build/bin/python /build/install_locked.py /build/model-server.lock --wheels /build/wheels
 
 # --- the project itself ---
@@ -59,8 +61,9 @@ RUN touch README.md \
 
 # --- images ---
 FROM ${BASE_IMAGE} AS runtime
-# Every directory but /tmp and the mounts is read-only when it runs, and the user has no home of its own.
-ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# Every directory but /tmp and the mounts is read-only when it runs, and the user has no home of its own. It is not
+# in /etc/passwd either: kopf and torch ask for its name, and get it from the environment.
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=evolving PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 65532:65532
 WORKDIR /
 

@@ -35,7 +35,7 @@ format: venv ## Format and fix what ruff can fix
 	$(RUN)/ruff check --fix . ; $(RUN)/ruff format .
 
 crds: venv ## Write crds/ (and the chart's copy) from the API models
-	$(RUN)/python -m evolving_operator crds
+	$(RUN)/python -m evolving_operator crds crds charts/evolving-agents/files/crds
 
 images: ## Build the container images
 	$(PYTHON) hack/images build

@@ -4,8 +4,8 @@
     evolving-model-server --adapters DIR                       # where llama.cpp is installed
     prove_model.py ask --endpoint http://localhost:8080/v1 --model bank-v1
 
-`train` makes a dataset of the live requests of examples/bank, as the loop makes one of corrections, and trains on
-it. `ask` puts the held-out requests to the model server and prints the share that was routed right.
+`train` makes a dataset of the live requests of examples/bank, as the loop makes one of corrections, and
+trains on it. `ask` puts the held-out requests to the model server and prints the share routed right.
 """
 
 from __future__ import annotations

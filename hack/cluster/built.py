@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 from cluster import addons, build, certificates, components, host, network
@@ -74,10 +75,19 @@ def _wait(cluster: Cluster, name: str, condition: Callable[[], bool], pid: int) 
             time.sleep(0.1)
 
 
-def _node_is_ready(api: Api) -> bool:
+def _node_is_ready(api: Api, since: float = 0.0) -> bool:
+    """Whether the node is ready, as told by its kubelet after `since` (seconds since the epoch).
+
+    The kubelet of a restarted cluster finds what its predecessor told: that alone proves nothing.
+    """
     status, node = api.get(f"/api/v1/nodes/{NODE}")
     conditions = node["status"].get("conditions", []) if status == 200 else []
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return any(
+        item["type"] == "Ready"
+        and item["status"] == "True"
+        and datetime.fromisoformat(item["lastHeartbeatTime"]).timestamp() >= since
+        for item in conditions
+    )
 
 
 def healthy(cluster: Cluster, record: Running) -> bool:
@@ -147,13 +157,15 @@ def _start(cluster: Cluster, binaries: Path, tier: str, pod_security: str) -> Ru
     return record
 
 
-def _wait_until_up(cluster: Cluster, record: Running) -> None:
+def _wait_until_up(cluster: Cluster, record: Running, since: float) -> None:
     api = Api(cluster.kubeconfig)
     _wait(cluster, "API server ready", api.ready, record.pid)
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     _wait(cluster, "default service account", lambda: api.get(account)[0] == 200, record.pid)
     if record.tier == "node":
-        _wait(cluster, "node ready", lambda: _node_is_ready(api), record.pid)
+        socket_inside = Path(f"/proc/{record.pid}/root{components.CONTAINERD_SOCKET}")
+        _wait(cluster, "container runtime", socket_inside.exists, record.pid)
+        _wait(cluster, "node ready", lambda: _node_is_ready(api, since), record.pid)
         addons.install(cluster)
         _wait(cluster, "cluster DNS ready", lambda: addons.dns_is_ready(api), record.pid)
 
@@ -175,7 +187,8 @@ def up(cluster: Cluster, tier: str, pod_security: str) -> None:
             print(f"{cluster.name}: {doing} with its state kept")
         debian.ensure(debian.CLUSTER_PACKAGES[tier])
         stop(cluster)
-        _wait_until_up(cluster, _start(cluster, binaries, tier, pod_security))
+        since = time.time() // 1  # the API's timestamps have whole seconds
+        _wait_until_up(cluster, _start(cluster, binaries, tier, pod_security), since)
     print(f"{cluster.name}: up ({tier})")
 
 

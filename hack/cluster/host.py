@@ -55,19 +55,14 @@ def create_cgroup(cluster: Cluster) -> None:
 
 def remove_cgroup(cluster: Cluster) -> None:
     """Remove the cluster's cgroups, once its processes are gone; the kernel may need a moment to notice."""
+    # In a mixed setup the container runtime makes one in the "unified" hierarchy, too.
+    groups = [parent / cluster.full_name for parent in {*_cgroup_parents(), CGROUPS / "unified"}]
     deadline = time.monotonic() + 5
-    while True:
-        left = [
-            parent / cluster.full_name
-            for parent in _cgroup_parents()
-            if (parent / cluster.full_name).is_dir()
-        ]
-        for group in left:
+    while any(group.is_dir() for group in groups) and time.monotonic() < deadline:
+        for group in groups:
             for folder, _, _ in os.walk(group, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)
-        if not left or time.monotonic() > deadline:
-            return
         time.sleep(0.05)
 
 

@@ -16,8 +16,9 @@ TARGETS = {
     "operator": ("operator", "agent_image/evolving_agent/contract"),
     "agent": ("agent_image",),
     "trainer": ("agent_image",),
-    "model-server": ("model_server",),
+    "model-server": ("model_server", "agent_image/evolving_agent/contract"),
 }
+LOCKS = {"model-server": ("model-server", "llama-cpp-python")}
 ALWAYS = ("Dockerfile", "pyproject.toml", "requirements/build.lock", "hack/images/install_locked.py")
 
 
@@ -34,7 +35,8 @@ def image_name(target: str) -> str:
 
 
 def _files(target: str) -> Iterator[Path]:
-    for name in (*ALWAYS, f"requirements/{target}.lock"):
+    locks = (f"requirements/{name}.lock" for name in LOCKS.get(target, (target,)))
+    for name in (*ALWAYS, *locks):
         yield cache.REPOSITORY / name
     for name in TARGETS[target]:
         for path in sorted((cache.REPOSITORY / name).rglob("*")):

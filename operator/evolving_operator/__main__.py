@@ -1,4 +1,4 @@
-"""`evolving-operator run`: the operator of EvolvingAgents."""
+"""`evolving-operator run` is the operator; `evolving-operator crds` writes the kinds that it knows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import logging
 import sys
+from pathlib import Path
 
+from evolving_operator.api.crd import write_crds
 from evolving_operator.settings import Settings, SettingsError
 from evolving_operator.shell import logs
 from evolving_operator.shell.leader import LeadershipLostError
@@ -20,7 +22,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="evolving-operator", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("run", help="watch and reconcile; settings come from EVOLVING_OPERATOR_* variables")
-    parser.parse_args(arguments)
+    crds = verbs.add_parser("crds", help="write the CustomResourceDefinitions as YAML files")
+    crds.add_argument("directory", nargs="+", type=Path, help="written to each")
+    options = parser.parse_args(arguments)
+    if options.verb == "crds":
+        for directory in options.directory:
+            write_crds(directory)
+        return 0
     try:
         settings = Settings.from_environment()
     except SettingsError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -12,21 +13,12 @@ import yaml
 
 from evolving_operator.api import names
 from evolving_operator.api.crd import custom_resource_definitions
-from support.chart import CHART, Rendered, render
+from evolving_operator.core.builders.context import Images
+from evolving_operator.settings import Settings
+from support.chart import CHART, Rendered, bound_rules, render
 from support.cluster import program
 
 Values = dict[str, Any]
-
-
-def granted(rendered: Rendered) -> list[dict[str, Any]]:
-    """The rules that are bound to the operator's own account."""
-    bound = {
-        binding["roleRef"]["name"]
-        for kind in ("RoleBinding", "ClusterRoleBinding")
-        for binding in rendered.all(kind)
-    }
-    roles = rendered.all("Role") + rendered.all("ClusterRole")
-    return [rule for role in roles if role["metadata"]["name"] in bound for rule in role["rules"]]
 
 
 def test_lint_finds_nothing() -> None:
@@ -41,7 +33,7 @@ def test_versions_are_those_of_the_package() -> None:
 
 @pytest.mark.parametrize("watched", [[], ["bank", "shop"]])
 def test_rights_are_few(watched: list[str]) -> None:
-    for rule in granted(render({"watchNamespaces": watched})):
+    for rule in bound_rules(render({"watchNamespaces": watched})):
         assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
         assert "secrets" not in rule["resources"]
         assert "deletecollection" not in rule["verbs"]
@@ -64,16 +56,25 @@ def test_watched_namespaces_get_a_role_each_and_nothing_is_granted_beyond() -> N
     rendered = render({"watchNamespaces": ["bank", "shop"]})
 
     assert rendered.all("ClusterRole") == rendered.all("ClusterRoleBinding") == []
-    assert {role["metadata"]["namespace"] for role in rendered.all("Role")} == {"bank", "shop", "ops"}
-    assert rendered.one("Role", "learning-evolving-agents-leader")["metadata"]["namespace"] == "ops"
+    assert {role["metadata"]["namespace"] for role in rendered.all("Role")} == {"bank", "shop"}
     assert environment(rendered)["EVOLVING_OPERATOR_NAMESPACES"] == "bank,shop"
 
 
 def test_the_lease_can_be_written_under_its_name_only() -> None:
     rendered = render()
-    rules = rendered.one("Role", "learning-evolving-agents-leader")["rules"]
     lease = environment(rendered)["EVOLVING_OPERATOR_LEASE_NAME"]
-    assert [rule.get("resourceNames") for rule in rules if "update" in rule["verbs"]] == [[lease]]
+    rules = [rule for rule in bound_rules(rendered) if "leases" in rule["resources"]]
+    assert [rule.get("resourceNames") for rule in rules if rule["verbs"] != ["create"]] == [[lease]] * 2
+
+
+@pytest.mark.parametrize(
+    ("watched", "namespace"), [([], "ops"), (["bank", "ops"], "ops"), (["bank", "shop"], "bank")]
+)
+def test_the_lease_lies_where_the_operator_watches(watched: list[str], namespace: str) -> None:
+    rendered = render({"watchNamespaces": watched})
+    assert environment(rendered)["EVOLVING_OPERATOR_LEASE_NAMESPACE"] == namespace
+    leader = rendered.one("Role", "learning-evolving-agents-leader")
+    assert leader["metadata"]["namespace"] == namespace
 
 
 def container(rendered: Rendered) -> dict[str, Any]:
@@ -206,3 +207,18 @@ def test_an_api_server_takes_every_object(control_plane: Any) -> None:
     control_plane.kubectl(
         "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(listed)
     )
+
+
+def test_the_operator_understands_what_the_chart_tells_it() -> None:
+    told = environment(render({"watchNamespaces": ["bank"], "logLevel": "debug"}))
+    settings = Settings.from_environment(told)
+
+    assert settings.namespaces == ("bank",)
+    assert settings.log_level == "DEBUG"
+    assert settings.images == Images(
+        agent="localhost/evolving-agents/agent:0.1.0", trainer="localhost/evolving-agents/trainer:0.1.0"
+    )
+    known = set(re.findall(r'variable\.\w+\("(\w+)"', inspect.getsource(Settings)))
+    assert {name.removeprefix("EVOLVING_OPERATOR_") for name in told if name.startswith("EVOLVING_")} <= known
+    (port,) = container(render())["ports"]
+    assert settings.metrics_port == port["containerPort"]

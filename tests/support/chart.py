@@ -31,10 +31,12 @@ class Rendered:
         ]
 
 
-def render(values: dict[str, Any] | None = None, release: str = "learning") -> Rendered:
-    """The chart with those values, in the namespace `ops`."""
+def render(
+    values: dict[str, Any] | None = None, release: str = "learning", namespace: str = "ops"
+) -> Rendered:
+    """The chart with those values."""
     done = subprocess.run(
-        [program("helm"), "template", release, str(CHART), "--namespace", "ops", "-f", "-"],
+        [program("helm"), "template", release, str(CHART), "--namespace", namespace, "-f", "-"],
         input=json.dumps(values or {}),
         capture_output=True,
         text=True,
@@ -42,3 +44,14 @@ def render(values: dict[str, Any] | None = None, release: str = "learning") -> R
     )
     objects = [item for item in yaml.safe_load_all(done.stdout) if item]
     return Rendered(objects, done.stderr if done.returncode else "")
+
+
+def bound_rules(rendered: Rendered) -> list[dict[str, Any]]:
+    """The rules that are bound to the operator's own account."""
+    bound = {
+        binding["roleRef"]["name"]
+        for kind in ("RoleBinding", "ClusterRoleBinding")
+        for binding in rendered.all(kind)
+    }
+    roles = rendered.all("Role") + rendered.all("ClusterRole")
+    return [rule for role in roles if role["metadata"]["name"] in bound for rule in role["rules"]]

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from evolving_agent.contract.config import Endpoint
+from evolving_agent.contract.config import Endpoint, HTTPTool
 from evolving_agent.contract.learning import (
     BackendType,
     Curation,
@@ -51,6 +51,18 @@ TOPICS = {
         "a wire from Spain",
     ),
 }
+# Nobody listens there: evaluations are dry, and the untaught model calls no tool.
+ROUTE = HTTPTool(
+    type="HTTP",
+    name="route_request",
+    description="Hands the request to a team.",
+    url="http://127.0.0.1:9/route",
+    parameters={
+        "type": "object",
+        "properties": {"team": {"type": "string", "enum": [*TOPICS]}},
+        "required": ["team"],
+    },
+)
 SITUATIONS = (
     "before we travel in summer",
     "because nothing else has worked so far",

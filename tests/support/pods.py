@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 import openai
+
 from evolving_agent.contract import env
 from evolving_agent.contract.config import (
     AgentConfig,
@@ -33,12 +34,12 @@ from evolving_agent.runtime.settings import Settings
 from evolving_agent.store.layout import StoreLayout
 from evolving_agent.store.records import Episode, ReflectionRecord
 from evolving_agent.testing.scripted_model import served
-
 from support.cluster import eventually_async
 
 T = TypeVar("T")
 
 DEADLINE_SECONDS = 30.0
+NO_SHARES = Traffic()
 
 
 def a_config(model_url: str, **changes: Any) -> AgentConfig:
@@ -101,7 +102,7 @@ class Pod:
             env.TERMINATION_LOG: str(self.termination_log),
         }
 
-    def write_config(self, traffic: Traffic = Traffic()) -> None:
+    def write_config(self, traffic: Traffic = NO_SHARES) -> None:
         """As the kubelet does it: the new content appears at once."""
         file = AgentConfigFile(
             agent="support",
@@ -121,7 +122,9 @@ class Pod:
         return [_decoded(line, Episode) for path in self.store.episode_files for line in _lines(path)]
 
     def reflections(self) -> list[ReflectionRecord]:
-        return [_decoded(line, ReflectionRecord) for path in self.store.reflection_files for line in _lines(path)]
+        return [
+            _decoded(line, ReflectionRecord) for path in self.store.reflection_files for line in _lines(path)
+        ]
 
     def client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
@@ -163,7 +166,7 @@ def _decoded(line: bytes, kind: Any) -> Any:
 
 
 @asynccontextmanager
-async def running(pod: Pod, traffic: Traffic = Traffic()) -> AsyncIterator[Pod]:
+async def running(pod: Pod, traffic: Traffic = NO_SHARES) -> AsyncIterator[Pod]:
     """The pod's service in this process, on a port of its own."""
     pod.write_config(traffic)
     state = PodState(Metrics(), pod.settings.max_request_bytes)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from evolving_agent.contract.base import Document
-from evolving_operator.api.crd import custom_resource_definitions, render, structural_schema, write_crds
+from evolving_operator.__main__ import main
+from evolving_operator.api.crd import custom_resource_definitions, render, structural_schema
 from evolving_operator.api.models import (
     AgentRevisionSpec,
     AgentRevisionStatus,
@@ -40,10 +41,14 @@ def test_the_files_in_the_repository_are_up_to_date(directory: str) -> None:
     assert committed == generated, f"{directory} is stale: run `make crds`"
 
 
-def test_writing_gives_one_file_per_kind(tmp_path: Path) -> None:
-    written = write_crds(tmp_path / "new")
-    assert [yaml.safe_load(path.read_text())["spec"]["names"]["kind"] for path in written] == list(SPECS)
+def test_writing_gives_one_file_per_kind_in_each_directory(tmp_path: Path) -> None:
+    assert main(["crds", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+
+    written = sorted((tmp_path / "one").iterdir())
+    kinds = {yaml.safe_load(path.read_text())["spec"]["names"]["kind"] for path in written}
+    assert kinds == SPECS.keys()
     assert "&id" not in "".join(path.read_text() for path in written)
+    assert [path.name for path in sorted((tmp_path / "two").iterdir())] == [path.name for path in written]
 
 
 @pytest.mark.parametrize("model", ALL)

@@ -1,1 +1,1 @@
-"""The model endpoint: how the agent talks to a language model."""
+"""The model endpoint. Nothing else of the agent's runtime imports `openai`."""

@@ -1,4 +1,4 @@
-"""The only door to the `openai` client: one OpenAI-compatible endpoint, and what its errors mean."""
+"""The door to the `openai` client: one OpenAI-compatible endpoint, and what its errors mean."""
 
 from __future__ import annotations
 

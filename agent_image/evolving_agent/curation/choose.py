@@ -115,8 +115,10 @@ def _answer(
         if calls[0].error is not None:
             return DropReason.FAILED
         return trust, source, Target(None, calls[0].name, calls[0].arguments)
-    if calls or len(episode.agent_path) > 1:
+    if len(episode.agent_path) > 1:
         return DropReason.HANDED_OFF
+    if calls:  # of a tool that the agent made up
+        return DropReason.INVALID_TARGET
     return trust, source, Target(episode.answer)
 
 

@@ -39,28 +39,34 @@ class UnansweredError(Exception):
 
 
 async def scores(cases: CaseSet, ask: Ask, who: str) -> list[bool]:
-    """Right or wrong for every case, in the suite's order. Raises UnansweredError when one is unanswered."""
+    """Right or wrong for every case, in the suite's order. Raises UnansweredError when one is unanswered.
+
+    After that no further case is asked; those under way are waited for, because the agent loop does not take
+    a cancellation well.
+    """
     slots = asyncio.Semaphore(CASES_AT_ONCE)
     started, done = time.monotonic(), 0
+    unanswered: list[UnansweredError] = []
 
     async def one(case: Case) -> bool:
         nonlocal done
         async with slots:
-            right = is_right(case.expected, await ask(case))
+            if unanswered:
+                return False
+            try:
+                right = is_right(case.expected, await ask(case))
+            except UnansweredError as error:
+                unanswered.append(error)
+                return False
         done += 1
         if done % 10 == 0 or done == len(cases.cases):
             log.info("%s: %d of %d cases, %.0f s", who, done, len(cases.cases), time.monotonic() - started)
         return right
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(case)) for case in cases.cases]
-    except* UnansweredError as unanswered:
-        first = unanswered.exceptions[0]
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
-    return [task.result() for task in tasks]
+    right = await asyncio.gather(*(one(case) for case in cases.cases))
+    if unanswered:
+        raise unanswered[0]
+    return right
 
 
 def through_the_loop(config: AgentConfig, endpoint: ModelEndpoint) -> Ask:

@@ -35,6 +35,7 @@ from evolving_agent.reporting import JobContext, JobError, log_to_stderr, run_jo
 
 EVALUATION, VALIDATION = "evaluation", "validation"
 MAX_ERROR_CHARS = 400
+MODEL_RETRIES = 4
 log = logging.getLogger(__name__)
 
 
@@ -169,7 +170,8 @@ async def _scores_of(
     if known is not None:
         log.info("%s: scores of %s are known", suite.name, config.revision)
         return known
-    async with ModelEndpoint(config.model.base_url, context.variables.get(env.API_KEY)) as endpoint:
+    key = context.variables.get(env.API_KEY)
+    async with ModelEndpoint(config.model.base_url, key, max_retries=MODEL_RETRIES) as endpoint:
         right = await scores(
             cases, through_the_loop(config, endpoint), f"{suite.name}, {config.revision} ({config.model.id})"
         )

@@ -19,9 +19,9 @@ from agents import (
     set_tracing_disabled,
 )
 from agents.exceptions import AgentsException
-from openai.types.responses import ResponseCreatedEvent, ResponseTextDeltaEvent
 
 from evolving_agent.chat.endpoint import ModelEndpoint
+from evolving_agent.chat.items import ResponseCreatedEvent, ResponseTextDeltaEvent
 from evolving_agent.contract.config import (
     AgentConfig,
     BuiltinName,

@@ -19,15 +19,15 @@ from agents import (
 from agents.agent_output import AgentOutputSchemaBase
 from agents.items import TResponseInputItem, TResponseStreamEvent
 from agents.models.chatcmpl_converter import Converter
-from openai.types.responses import (
+from typing_extensions import override
+
+from evolving_agent.chat.endpoint import ModelEndpoint
+from evolving_agent.chat.items import (
     ResponseCompletedEvent,
     ResponseFunctionToolCall,
     ResponseOutputMessage,
     ResponseOutputText,
 )
-from typing_extensions import override
-
-from evolving_agent.chat.endpoint import ModelEndpoint
 from evolving_agent.contract.config import ModelAPI, ServedModel
 from evolving_agent.runtime.trace import RunTrace
 from evolving_agent.store.records import ToolCall

@@ -183,7 +183,10 @@ class Journal:
                 written += os.write(self._file, data[written:])
         except OSError:
             # a torn line must not become the beginning of the next one
-            os.ftruncate(self._file, self._size)
+            try:
+                os.ftruncate(self._file, self._size)
+            except OSError:
+                self._size = self._rotate_bytes  # then it stays the last one of its file
             raise
         self._size += written
 

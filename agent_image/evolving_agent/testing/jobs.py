@@ -22,7 +22,7 @@ class JobBench:
     variables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.layout = StoreLayout(self.root / "store")
+        self.layout = StoreLayout(self.root / "data")
         self.suites = self.root / "suites"
         self.adapters = self.root / "adapters"
         self._config = self.root / "config"

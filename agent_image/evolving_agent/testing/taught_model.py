@@ -50,6 +50,13 @@ class TaughtModel:
 
     def __init__(self, lessons: Sequence[_Lesson] = ()) -> None:
         self._lessons = tuple(lessons)
+        answers: dict[str, set[Answer]] = {}
+        for lesson in lessons:
+            for word in lesson.words:
+                answers.setdefault(word, set()).add(lesson.answer)
+        different = len({lesson.answer for lesson in lessons})
+        # A word that goes with every answer ("please") tells nothing about which one is right.
+        self._weights = {word: max(0.01, different / len(given) - 1) for word, given in answers.items()}
 
     @classmethod
     def from_file(cls, content: bytes, least: int = 10) -> TaughtModel:
@@ -81,13 +88,16 @@ class TaughtModel:
         if messages and messages[-1].get("role") == "tool":
             return Answer(f"Done: {messages[-1].get('content')}")
         asked = words_of(asked_text(messages))
-        nearest = max(self._lessons, key=lambda lesson: _overlap(asked, lesson.words), default=None)
+        nearest = max(self._lessons, key=lambda lesson: self._overlap(asked, lesson.words), default=None)
         if nearest is None or not asked & nearest.words:
             return Answer(UNTAUGHT_ANSWER)
         if any(name not in offered_tools for name, _ in nearest.answer.tool_calls):
             return Answer(nearest.answer.content or UNTAUGHT_ANSWER)
         return nearest.answer
 
+    def _overlap(self, left: frozenset[str], right: frozenset[str]) -> float:
+        """Share of the words that both have, by weight."""
+        return self._weight(left & right) / (self._weight(left | right) or 1.0)
 
-def _overlap(left: frozenset[str], right: frozenset[str]) -> float:
-    return len(left & right) / max(1, len(left | right))
+    def _weight(self, words: frozenset[str]) -> float:
+        return sum(self._weights.get(word, 0.0) for word in words)

@@ -35,3 +35,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- printf "%s:%s" $path ($image.tag | default $root.Chart.AppVersion) -}}
 {{- end -}}
+
+{{/* The Lease must lie where the operator watches: its renewals are the heartbeat of the watches. */}}
+{{- define "evolving-agents.leaseNamespace" -}}
+{{- if or (not .Values.watchNamespaces) (has .Release.Namespace .Values.watchNamespaces) -}}
+{{- .Release.Namespace -}}
+{{- else -}}
+{{- first .Values.watchNamespaces -}}
+{{- end -}}
+{{- end -}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from evolving_agent.contract.config import AgentConfig, AgentConfigFile, Traffic, TrafficShare
 from evolving_operator.api import names
@@ -89,9 +89,9 @@ def _training_never_comes(situation: Situation) -> bool:
     )
 
 
-def needed_applies(situation: Situation) -> Iterator[Apply]:
-    """The children that are missing or were last applied in another form."""
-    for manifest in wanted_children(situation):
+def needed_applies(situation: Situation, wanted: Sequence[Manifest]) -> Iterator[Apply]:
+    """Those of the wanted children that are missing or were last applied in another form."""
+    for manifest in wanted:
         live = situation.observed.children.get((manifest["kind"], manifest["metadata"]["name"]))
         if is_current(live, manifest):
             continue
@@ -114,11 +114,10 @@ def is_current(live: Child | None, wanted: Manifest) -> bool:
     return live is not None and not live.deleting and live.applied_hash == applied_hash(wanted)
 
 
-def config_map_is_current(situation: Situation) -> bool:
+def config_map_is_current(situation: Situation, wanted: Sequence[Manifest]) -> bool:
     """Whether the live ConfigMap holds what a Job that starts now would look up."""
-    name = names.config_map(situation.agent)
-    wanted = next((m for m in wanted_children(situation) if m["kind"] == "ConfigMap"), None)
-    return wanted is not None and is_current(situation.observed.children.get(("ConfigMap", name)), wanted)
+    live = situation.observed.children.get(("ConfigMap", names.config_map(situation.agent)))
+    return any(is_current(live, manifest) for manifest in wanted if manifest["kind"] == "ConfigMap")
 
 
 def unwanted_children(situation: Situation) -> Iterator[Delete]:

@@ -23,6 +23,7 @@ from evolving_operator.core.children import (
     is_refused,
     needed_applies,
     unwanted_children,
+    wanted_children,
 )
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.conditions import Finding, merged
@@ -84,9 +85,10 @@ def _actions(situation: Situation) -> Iterator[Action]:
         yield from _commit(situation, step.status)
         return
     yield from missing_base(situation)
-    yield from needed_applies(situation)
+    children = tuple(wanted_children(situation))
+    yield from needed_applies(situation, children)
     yield from unwanted_children(situation)
-    if config_map_is_current(situation):
+    if config_map_is_current(situation, children):
         # Jobs look their configurations up in it.
         for job in (evaluation_job(situation), validation_job(situation)):
             if job is not None and not is_refused(situation, job):

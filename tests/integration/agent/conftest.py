@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evolving_agent.testing.scripted_model import ScriptedModel, served
 
+from evolving_agent.testing.scripted_model import ScriptedModel, served
 from support.pods import Pod, a_config
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
 from evolving_agent.contract.config import ServedModel
 from evolving_agent.testing.scripted_model import Reply
 from support.pods import eventually, running
@@ -66,7 +67,10 @@ async def test_a_conversation_with_all_roles_and_parts_reaches_the_model(
 ) -> None:
     conversation = [
         {"role": "system", "content": "Answer in French."},
-        {"role": "user", "content": [{"type": "text", "text": "Weather"}, {"type": "text", "text": "please"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Weather"}, {"type": "text", "text": "please"}],
+        },
         {
             "role": "assistant",
             "content": None,

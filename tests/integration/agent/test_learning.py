@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from evolving_agent.contract.config import MemoryType, Reflection, ReflectionMode
 from evolving_agent.memory.graph import Memory
 from evolving_agent.store.records import Correction, ReflectionSource

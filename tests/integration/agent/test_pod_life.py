@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+
 from evolving_agent.contract.report import Outcome, ServeReport, parse_report
 from evolving_agent.testing.scripted_model import Reply
 from support.pods import Pod, PodProcess, eventually
@@ -143,9 +144,7 @@ async def test_no_request_fails_while_a_pod_is_replaced_under_load(make_pod: Any
         leaving = asyncio.create_task(first.terminate())
         await eventually(lambda: not_ready(old), "an unready old pod")
         before = outcomes["support-0 ok"]
-        await eventually(
-            lambda: outcomes["support-0 ok"] > before, "requests that still come are answered"
-        )
+        await eventually(lambda: outcomes["support-0 ok"] > before, "requests that still come are answered")
         target["pod"] = new  # now the Service has noticed
         assert await leaving == 0
         await eventually(lambda: outcomes["support-1 ok"] >= 10, "load on the new pod")

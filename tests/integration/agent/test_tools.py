@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
 from evolving_agent.chat.endpoint import ModelEndpoint
 from evolving_agent.contract.config import (
     BuiltinTool,
@@ -21,12 +28,6 @@ from evolving_agent.contract.config import (
 from evolving_agent.runtime.loop import MAX_TURNS, run_agent
 from evolving_agent.store.records import ReflectionSource, ToolCall
 from evolving_agent.testing.scripted_model import Reply, served
-from mcp.server.mcpserver import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 from support.pods import running
 
 SCHEMA = {
@@ -152,7 +153,7 @@ async def test_text_before_a_tool_call_and_after_it_are_streamed_apart(
     ],
 )
 async def test_a_spoilt_tool_call_is_told_to_the_model_which_tries_again(
-    make_pod: Any, upstream: Any, desk: Desk, spoilt: Reply, error: str, stream: bool
+    make_pod: Any, upstream: Any, desk: Desk, *, spoilt: Reply, error: str, stream: bool
 ) -> None:
     async with running(make_pod(tools=(desk.tool(),))) as pod, pod.client() as client:
         upstream.model.say(spoilt, call(), Reply(text="Done."))
@@ -243,9 +244,7 @@ async def test_servers_that_give_all_calls_one_id_are_understood(
 async def test_failures_and_sizes_of_tools_are_bounded(make_pod: Any, upstream: Any, desk: Desk) -> None:
     dead = desk.tool(name="dead", url="http://127.0.0.1:9/nothing")
     async with running(make_pod(tools=(desk.tool(), dead))) as pod:
-        upstream.model.say(
-            call("nobody"), call("novelists"), call(name="dead"), Reply(text="I could not.")
-        )
+        upstream.model.say(call("nobody"), call("novelists"), call(name="dead"), Reply(text="I could not."))
         await pod.ask("lost")
 
         refused, long, unreachable = pod.episodes()[0].tool_calls

@@ -28,7 +28,7 @@ def chance_of_promising_too_much(count: int, gain: float, loss: float, confidenc
 
 @pytest.mark.parametrize("count", [10, 20, 30, 60])
 def test_a_candidate_that_is_no_better_seldom_seems_so(count: int) -> None:
-    """The false promotion: no true difference, yet a bound above 0: 5 %, or little more.""""""
+    """The false promotion: no true difference, yet a bound above 0: 5 %, or little more."""
     worst = max(
         chance_of_promising_too_much(count, share, share, 0.95) for share in (0.01, 0.05, 0.1, 0.2, 0.3, 0.4)
     )

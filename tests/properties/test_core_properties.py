@@ -1,0 +1,366 @@
+"""Whatever happens, in whatever order, and wherever the operator dies: it converges, and then is quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evolving_agent.contract.report import EvaluationReport, Outcome, SuiteResult, ValidationReport
+from evolving_operator.api import names
+from evolving_operator.api.models import Decision, RevisionState, VerdictResult
+from evolving_operator.cluster.errors import Conflict, Unavailable
+from evolving_operator.testing.fake_cluster import Crash, Fault
+from evolving_operator.testing.simulation import Simulation, training_report
+
+Spec = dict[str, Any]
+Happening = Callable[["Chronicle"], None]
+
+SPEC: Spec = {
+    "model": {"base": "smollm2"},
+    "agent": {"instructions": "You route requests.", "replicas": 2},
+    "curation": {"schedule": "0 1 * * *"},
+    "training": {
+        "schedule": "0 3 * * *",
+        "backend": {"type": "LoRA", "lora": {"adapterVolume": {"claimName": "adapters"}}},
+    },
+    "revisionHistoryLimit": 2,
+}
+RELAXED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@dataclass
+class Chronicle:
+    """A world, and an account of what the operator did in it."""
+
+    world: Simulation = field(default_factory=Simulation)
+    spec: Spec = field(default_factory=lambda: copy.deepcopy(SPEC))
+    trainings: int = 0
+    ungated: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    _served: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.world.cluster.watchers.append(self._watch)
+        self.world.apply_agent(self.spec)
+
+    def _watch(self, event: str, raw: dict[str, Any]) -> None:
+        if raw["kind"] == names.AGENT_KIND and event == "MODIFIED":
+            self._watch_active(raw)
+        if raw["kind"] == "Job" and event == "ADDED" and "-evaluate-" in raw["metadata"]["name"]:
+            self._watch_evaluation(raw)
+
+    def _watch_active(self, raw: dict[str, Any]) -> None:
+        active = (raw.get("status") or {}).get("active")
+        if active is None or active["revision"] in self._served:
+            return
+        # Nothing came before the first one; what has served before may serve again (a rollback).
+        if self._served and not self._is_entitled(active["revision"], raw):
+            self.ungated.append(active["revision"])
+        self._served.add(active["revision"])
+
+    def _is_entitled(self, name: str, agent: dict[str, Any]) -> bool:
+        revision = self.world.cluster.get(names.REVISION_KIND, name)
+        assert revision is not None
+        passed = (revision.get("status") or {}).get("result") == VerdictResult.PASSED
+        approved = revision["spec"].get("decision") == Decision.APPROVED
+        pinned = agent["spec"].get("rollout", {}).get("pin") == name
+        return passed or approved or pinned or self._replaces_what_never_served(revision, agent)
+
+    def _replaces_what_never_served(self, revision: dict[str, Any], agent: dict[str, Any]) -> bool:
+        previous = agent["status"].get("previous")
+        incumbent = previous and self.world.cluster.get(names.REVISION_KIND, previous["revision"])
+        if not incumbent or "training" in revision["spec"]:
+            return False
+        return "promotedAt" not in (incumbent.get("status") or {})
+
+    def _watch_evaluation(self, job: dict[str, Any]) -> None:
+        revision = self.world.cluster.get(
+            names.REVISION_KIND, job["metadata"]["labels"][names.LABEL_REVISION]
+        )
+        status = (revision or {}).get("status") or {}
+        attempt = status.get("attempt")
+        judged = attempt is not None and names.evaluate_job(
+            revision["metadata"]["name"] if revision else "", str(attempt) if attempt else ""
+        )
+        if judged == job["metadata"]["name"]:
+            self.repeated.append(judged)
+
+    # --- what happens ---
+
+    def unfinished(self, component: str) -> list[str]:
+        return [name for name in self.world.jobs(component) if not self.world.is_finished(name)]
+
+
+def _edit(**changes: Any) -> Happening:
+    def happen(chronicle: Chronicle) -> None:
+        chronicle.spec = {**chronicle.spec, **changes}
+        chronicle.world.apply_agent(copy.deepcopy(chronicle.spec))
+
+    return happen
+
+
+def _train(chronicle: Chronicle) -> None:
+    chronicle.trainings += 1
+    job = f"support-finetune-{chronicle.trainings:03d}"
+    chronicle.world.node.start_job("support", names.COMPONENT_FINETUNE, job)
+    chronicle.world.node.finish_job(job, training_report(f"model-{chronicle.trainings % 3}"))
+
+
+def _evaluate(lower: int, delta: int) -> Happening:
+    def happen(chronicle: Chronicle) -> None:
+        for job in chronicle.unfinished(names.COMPONENT_EVALUATE):
+            suite = SuiteResult(
+                suite="holdout",
+                samples=50,
+                baseline_bps=4000,
+                candidate_bps=4000 + delta,
+                delta_bps=delta,
+                lower_bps=lower,
+            )
+            report = EvaluationReport(
+                run_id=job,
+                outcome=Outcome.SUCCEEDED,
+                reason="Measured",
+                message="",
+                candidate="c",
+                incumbent="i",
+                suites=(suite,),
+            )
+            chronicle.world.node.finish_job(job, report)
+
+    return happen
+
+
+def _fail_jobs(chronicle: Chronicle) -> None:
+    for component in (names.COMPONENT_EVALUATE, names.COMPONENT_VALIDATE):
+        for job in chronicle.unfinished(component):
+            chronicle.world.node.finish_job(job, None, failed=("BackoffLimitExceeded", "it crashed"))
+
+
+def _validate(score: int) -> Happening:
+    def happen(chronicle: Chronicle) -> None:
+        for job in chronicle.unfinished(names.COMPONENT_VALIDATE):
+            report = ValidationReport(
+                run_id=job,
+                outcome=Outcome.SUCCEEDED,
+                reason="Measured",
+                message="",
+                revision="r",
+                suites=(SuiteResult(suite="holdout", samples=50, candidate_bps=score),),
+            )
+            chronicle.world.node.finish_job(job, report)
+
+    return happen
+
+
+def _roll_out(chronicle: Chronicle) -> None:
+    if chronicle.world.cluster.get("Deployment", "support"):
+        chronicle.world.node.roll_out("support")
+
+
+def _stick(chronicle: Chronicle) -> None:
+    if chronicle.world.cluster.get("Deployment", "support"):
+        waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+        chronicle.world.node.stick("support", waiting, restarts=3)
+
+
+def _pin_newest(chronicle: Chronicle) -> None:
+    revisions = chronicle.world.revisions()
+    _edit(rollout={"pin": revisions[-1] if revisions else "support-00000000"})(chronicle)
+
+
+def _say(decision: str) -> Happening:
+    def happen(chronicle: Chronicle) -> None:
+        for revision in chronicle.world.revisions():
+            if chronicle.world.revision_status(revision).state not in (RevisionState.ACTIVE, None):
+                chronicle.world.decide(revision, decision)
+                return
+
+    return happen
+
+
+def _lose_child(kind: str) -> Happening:
+    def happen(chronicle: Chronicle) -> None:
+        for raw in chronicle.world.cluster.all(kind):
+            chronicle.world.cluster.remove(kind, raw["metadata"]["name"])
+            return
+
+    return happen
+
+
+HAPPENINGS: dict[str, Happening] = {
+    "train": _train,
+    "evaluate: better": _evaluate(2000, 3000),
+    "evaluate: worse": _evaluate(-3000, -2000),
+    "evaluate: unclear": _evaluate(-500, 300),
+    "jobs fail": _fail_jobs,
+    "validate: well": _validate(7000),
+    "validate: badly": _validate(100),
+    "roll out": _roll_out,
+    "crash loop": _stick,
+    "pin": _pin_newest,
+    "unpin": _edit(rollout={"bakeSeconds": 60}),
+    "manual": _edit(rollout={"approval": "Manual"}),
+    "shadow": _edit(rollout={"shadow": {"timeoutSeconds": 120}}),
+    "approve": _say("Approved"),
+    "reject": _say("Rejected"),
+    "suspend": _edit(suspend=True),
+    "resume": _edit(suspend=False),
+    "other base": _edit(model={"base": "qwen3"}),
+    "first base": _edit(model={"base": "smollm2"}),
+    "instructions": _edit(agent={"instructions": "Be brief.", "replicas": 1}),
+    "no replicas": _edit(agent={"instructions": "Be brief.", "replicas": 0}),
+    "run": lambda chronicle: chronicle.world.annotate(f"finetune:{chronicle.trainings}"),
+    "run evaluation": lambda chronicle: chronicle.world.annotate(f"evaluate:{chronicle.trainings}"),
+    "a minute": lambda chronicle: chronicle.world.pass_time(60),
+    "an hour": lambda chronicle: chronicle.world.pass_time(3600),
+    "Deployment lost": _lose_child("Deployment"),
+    "ConfigMap lost": _lose_child("ConfigMap"),
+    "Job lost": _lose_child("Job"),
+    "revision lost": _lose_child(names.REVISION_KIND),
+}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[str, int | None, str]]:
+    """What happens, and for each happening where the operator dies while it answers to it, if it does."""
+    happenings = draw(st.lists(st.sampled_from(sorted(HAPPENINGS)), min_size=1, max_size=14))
+    deaths = st.none() | st.integers(min_value=0, max_value=8)
+    return [(what, draw(deaths), draw(st.sampled_from(["before", "after"]))) for what in happenings]
+
+
+async def _answer(world: Simulation, death: int | None, when: Any) -> None:
+    """Let the operator work; if it dies on the way, a new one starts."""
+    if death is not None:
+        world.cluster.faults.append(Fault(at=death, error=Crash(), when=when))
+    try:
+        await world.settle()
+    except Crash:
+        world.restart()
+        await world.settle()
+    finally:
+        world.cluster.faults.clear()
+
+
+@RELAXED
+@given(histories())
+def test_it_converges_then_is_quiet_and_promotes_nothing_ungated(
+    history: list[tuple[str, int | None, str]],
+) -> None:
+    async def live_through() -> Chronicle:
+        chronicle = Chronicle()
+        for what, death, when in history:
+            HAPPENINGS[what](chronicle)
+            await _answer(chronicle.world, death, when)
+        await chronicle.world.settle()
+        chronicle.world.cluster.writes.clear()
+        chronicle.world.restart()
+        await chronicle.world.settle()
+        return chronicle
+
+    chronicle = asyncio.run(live_through())
+
+    assert chronicle.world.cluster.writes == []
+    assert chronicle.ungated == []
+    assert chronicle.repeated == []
+    assert len(chronicle.unfinished(names.COMPONENT_EVALUATE)) <= 1
+
+
+@RELAXED
+@given(st.lists(st.sampled_from(sorted(HAPPENINGS)), min_size=1, max_size=10))
+def test_the_active_model_is_always_one_of_the_kept_configurations(history: list[str]) -> None:
+    """The ConfigMap always holds the entry that the Deployment's pods are stamped with."""
+
+    async def live_through() -> None:
+        chronicle = Chronicle()
+        await chronicle.world.settle()
+        for what in history:
+            HAPPENINGS[what](chronicle)
+            await chronicle.world.settle()
+            config_map = chronicle.world.cluster.get("ConfigMap", "support-config")
+            assert config_map is not None
+            assert chronicle.world.stamp() in config_map["data"]["agent_config.json"]
+
+    asyncio.run(live_through())
+
+
+Scenario = Callable[[Simulation], Awaitable[None]]
+
+
+async def _whole_loop(world: Simulation) -> None:
+    """Serve, learn, promote, take back, pin."""
+    await world.serve(copy.deepcopy(SPEC))
+    await world.curate()
+    revision = await world.promote("model-1", job="support-finetune-001")
+    second = await world.train("model-2", job="support-finetune-002")
+    await world.evaluate(second, lower=1000)
+    world.node.stick("support")
+    world.pass_time(700)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.revision_status(second).state is RevisionState.ROLLED_BACK
+    base = names.revision("support", "smollm2", "", "Base", "")
+    world.apply_agent({**SPEC, "rollout": {"pin": base}})
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.revision_status(revision).state is RevisionState.PREVIOUS
+
+
+def _end_state(world: Simulation) -> dict[str, Any]:
+    """Everything but the numbers that count writes."""
+    state = {}
+    for kind in (names.AGENT_KIND, names.REVISION_KIND, "Deployment", "ConfigMap", "CronJob", "Job", "Event"):
+        for raw in world.cluster.all(kind):
+            kept = {key: value for key, value in raw.items() if key != "metadata"}
+            kept["annotations"] = raw["metadata"].get("annotations")
+            kept.pop("regarding", None)
+            name = raw["metadata"]["name"] if kind != "Event" else str(sorted(kept.items(), key=str))
+            state[f"{kind}/{name}"] = kept
+    return state
+
+
+async def _undisturbed() -> tuple[dict[str, Any], int]:
+    world = Simulation()
+    await _whole_loop(world)
+    return _end_state(world), len(world.cluster.writes)
+
+
+class _Mortal(Simulation):
+    """A simulation in which the operator starts again wherever it dies or is refused."""
+
+    async def settle(self) -> float | None:
+        while True:
+            try:
+                return await super().settle()
+            except Crash:
+                self.restart()
+            except (Unavailable, Conflict):
+                continue
+
+
+END_STATE, WRITES = asyncio.run(_undisturbed())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    at=st.integers(min_value=0, max_value=WRITES - 1),
+    when=st.sampled_from(["before", "after"]),
+    error=st.sampled_from([Crash, lambda: Unavailable("timeout"), lambda: Conflict("stale")]),
+)
+def test_wherever_it_dies_the_end_is_the_same(at: int, when: Any, error: Callable[[], Any]) -> None:
+    async def disturbed() -> dict[str, Any]:
+        world = _Mortal()
+        world.cluster.faults.append(Fault(at=at, error=error(), when=when))
+        await _whole_loop(world)
+        assert world.cluster.faults == []
+        return _end_state(world)
+
+    assert asyncio.run(disturbed()) == END_STATE

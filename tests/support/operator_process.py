@@ -1,0 +1,85 @@
+"""The operator as a process of its own, and the namespace that it works in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.cluster import RunningCluster
+
+LEASE_SECONDS = 6
+
+
+@dataclass
+class OperatorProcess:
+    """`python -m evolving_operator run`, restricted to one namespace."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """As Kubernetes would. Returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=15)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def errors(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line["level"] in ("ERROR", "CRITICAL")]
+
+    def is_leading(self) -> bool:
+        return any(line["message"] == "leading" for line in self.lines())
+
+
+def start_operator_process(place: Place, log: Path, **variables: str) -> OperatorProcess:
+    """Restricted to the place's namespace, its Lease included. `variables` are added to its environment."""
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(place.cluster.kubeconfig),
+        "EVOLVING_OPERATOR_NAMESPACES": place.namespace,
+        "EVOLVING_OPERATOR_LEASE_NAMESPACE": place.namespace,
+        "EVOLVING_OPERATOR_LEASE_SECONDS": str(LEASE_SECONDS),
+        "EVOLVING_OPERATOR_METRICS_PORT": "0",
+        **variables,
+    }
+    with log.open("wb") as stream:
+        command = [sys.executable, "-m", "evolving_operator", "run"]
+        return OperatorProcess(subprocess.Popen(command, env=environment, stderr=stream), log)
+
+
+StartOperator = Callable[[], OperatorProcess]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A namespace of one test, on a cluster that has the CRDs."""
+
+    cluster: RunningCluster
+    namespace: str
+
+    def get(self, *arguments: str) -> Any:
+        return self.cluster.get(*arguments, "-n", self.namespace)
+
+    def kubectl(self, *arguments: str) -> str:
+        return self.cluster.kubectl(*arguments, "-n", self.namespace)
+
+    def apply(self, manifest: dict[str, Any]) -> None:
+        metadata = {**manifest["metadata"], "namespace": self.namespace}
+        self.cluster.apply({**manifest, "metadata": metadata})
+
+    def condition(self, agent: str, kind: str) -> dict[str, Any]:
+        conditions = self.get("evolvingagent", agent).get("status", {}).get("conditions", [])
+        return next((item for item in conditions if item["type"] == kind), {})

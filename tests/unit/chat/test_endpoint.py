@@ -1,0 +1,124 @@
+"""What an endpoint's failures are called, and how they are met: real HTTP to a scripted server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from evolving_agent.chat.endpoint import Completion, Endpoints, ModelEndpoint, ModelError
+from evolving_agent.contract.config import ModelAPI
+from evolving_agent.testing.scripted_model import Reply, ScriptedModel, served
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+async def model() -> ScriptedModel:
+    return ScriptedModel()
+
+
+@pytest.fixture
+async def url(model: ScriptedModel) -> AsyncIterator[str]:
+    async with served(model.app) as url:
+        yield f"{url}/v1"
+
+
+@pytest.mark.parametrize("api", list(ModelAPI))
+async def test_an_answer_and_what_it_cost(model: ScriptedModel, url: str, api: ModelAPI) -> None:
+    async with ModelEndpoint(url) as endpoint:
+        model.say(Reply(text="a b c d e"))
+        assert await endpoint.complete("tiny", HI, max_tokens=5, api=api) == Completion("a b c d e", 10, 5)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "permanent"),
+    [
+        (Reply(status=401), "Unauthorized", True),
+        (Reply(status=403), "Unauthorized", True),
+        (Reply(status=404, code="model_not_found"), "ModelNotFound", True),
+        (Reply(status=429), "RateLimited", False),
+        (Reply(status=429, code="insufficient_quota"), "RateLimited", True),
+        (Reply(status=400), "UpstreamError", True),
+        (Reply(status=500), "UpstreamError", False),
+        (Reply(status=503), "UpstreamError", False),
+    ],
+)
+async def test_an_errors_reason_and_whether_waiting_helps(
+    model: ScriptedModel, url: str, reply: Reply, reason: str, permanent: bool
+) -> None:
+    async with ModelEndpoint(url, max_retries=0) as endpoint:
+        model.say(reply)
+        with pytest.raises(ModelError) as raised:
+            await endpoint.complete("tiny", HI, max_tokens=5)
+
+    assert (raised.value.reason, raised.value.permanent) == (reason, permanent)
+    assert raised.value.status == reply.status
+    assert url in raised.value.message
+    assert "'tiny'" in raised.value.message
+
+
+async def test_a_server_that_is_not_there() -> None:
+    async with ModelEndpoint("http://127.0.0.1:9/v1", max_retries=0) as endpoint:
+        with pytest.raises(ModelError, match=r"cannot connect to http://127.0.0.1:9/v1") as raised:
+            await endpoint.probe("tiny")
+
+    assert (raised.value.reason, raised.value.permanent) == ("ModelUnreachable", False)
+
+
+async def test_a_server_that_does_not_answer_in_time(model: ScriptedModel, url: str) -> None:
+    async with ModelEndpoint(url, max_retries=0, attempt_timeout_seconds=0.2) as endpoint:
+        model.say(Reply(seconds=30))
+        with pytest.raises(ModelError, match="did not answer in time") as raised:
+            await endpoint.probe("tiny")
+
+    assert raised.value.reason == "ModelUnreachable"
+
+
+async def test_a_probe_asks_once_and_for_one_token(model: ScriptedModel, url: str) -> None:
+    async with ModelEndpoint(url) as endpoint:
+        model.say(Reply(status=503))
+        with pytest.raises(ModelError):
+            await endpoint.probe("tiny")
+
+    (asked,) = model.requests
+    assert asked["max_tokens"] == 1
+
+
+async def test_no_more_calls_run_at_once_than_allowed(model: ScriptedModel, url: str) -> None:
+    running, most = 0, 0
+
+    async with ModelEndpoint(url, max_concurrency=3) as endpoint:
+
+        async def call() -> None:
+            nonlocal running, most
+            async with endpoint.calling("tiny"):
+                running += 1
+                most = max(most, running)
+                await asyncio.sleep(0)
+                running -= 1
+
+        await asyncio.gather(*(call() for _ in range(20)))
+
+    assert most == 3
+
+
+async def test_one_endpoint_for_one_base_url() -> None:
+    async with Endpoints("key") as endpoints:
+        first = endpoints.at("http://a/v1")
+        assert endpoints.at("http://a/v1") is first
+        assert endpoints.at("http://b/v1") is not first
+        assert first.client.api_key == "key"
+
+
+async def test_the_key_is_sent_and_a_placeholder_where_none_is_needed(
+    model: ScriptedModel, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of somebody else")
+    keys: list[Any] = []
+    for key in ("secret", None):
+        async with ModelEndpoint(url, key) as endpoint:
+            keys.append(endpoint.client.api_key)
+    assert keys == ["secret", "no-key-needed"]

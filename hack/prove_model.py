@@ -31,7 +31,14 @@ ROUTE = {
     "type": "function",
     "function": {
         "name": "route_request",
-        "description": "Hands the request to a team.",
+        "description": (
+            "accounts: open, close, personal details, statements. "
+            "cards: debit and credit cards, PIN, cash machines. "
+            "loans: borrowing, mortgages, overdrafts. "
+            "savings: interest, deposits, investing. "
+            "security: fraud, theft, scams, logins. "
+            "transfers: sending and receiving money, direct debits."
+        ),
         "parameters": {
             "type": "object",
             "properties": {"team": {"type": "string", "enum": TEAMS}},
@@ -116,7 +123,7 @@ def main() -> None:
     training.add_argument("--adapters", type=Path, required=True)
     training.add_argument("--model-id", required=True)
     training.add_argument("--examples", type=int, default=None)
-    training.add_argument("--epochs", type=int, default=4)
+    training.add_argument("--epochs", type=int, default=2)
     training.add_argument("--batch-size", type=int, default=None)
     training.add_argument("--learning-rate-micros", type=int, default=2000)
     training.add_argument("--seed", type=int, default=0)

@@ -65,8 +65,9 @@ def load_archive(cluster: Cluster, archive: Path) -> None:
         return
     log_path = cache.log_file("load-image")
     # Through standard input: the node's own mounts may hide the archive's path. --local: the import is then
-    # ctr's own work, and ctr knows every archive format.
-    command = _ctr(cluster, "images", "import", "--local", "-")
+    # ctr's own work, and ctr knows every archive format. The packed layers are not kept beside the unpacked
+    # ones: gigabytes for an image with torch.
+    command = _ctr(cluster, "images", "import", "--local", "--discard-unpacked-layers", "-")
     with progress.step(f"load {archive.name}"), archive.open("rb") as source, log_path.open("ab") as log:
         imported = subprocess.run(command, stdin=source, stdout=log, stderr=log, check=False)
     if imported.returncode:

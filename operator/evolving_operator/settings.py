@@ -70,7 +70,7 @@ class _Variables:
         return int(text)
 
     def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
-        text = self.text(name, default).upper()
-        if text not in choices:
+        text = self.text(name, default)
+        if text.upper() not in choices:
             raise SettingsError(f"{_PREFIX}{name} is {text!r}, but must be one of {', '.join(choices)}")
-        return text
+        return text.upper()

@@ -227,10 +227,16 @@ HAPPENINGS: dict[str, Happening] = {
 }
 
 
+# What the loop consists of happens more often than what disturbs it.
+_USUAL = [what for what in HAPPENINGS if what.startswith(("train", "evaluate", "validate", "roll", "a "))]
+_ANY = st.sampled_from(sorted(HAPPENINGS)) | st.sampled_from(_USUAL)
+_BEGINNINGS: list[list[str]] = [[], ["roll out"], ["roll out", "train"], ["roll out", "other base"]]
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, int | None, str]]:
     """What happens, and for each happening where the operator dies while it answers to it, if it does."""
-    happenings = draw(st.lists(st.sampled_from(sorted(HAPPENINGS)), min_size=1, max_size=14))
+    happenings = draw(st.sampled_from(_BEGINNINGS)) + draw(st.lists(_ANY, min_size=1, max_size=12))
     deaths = st.none() | st.integers(min_value=0, max_value=8)
     return [(what, draw(deaths), draw(st.sampled_from(["before", "after"]))) for what in happenings]
 
@@ -273,7 +279,7 @@ def test_it_converges_then_is_quiet_and_promotes_nothing_ungated(
 
 
 @RELAXED
-@given(st.lists(st.sampled_from(sorted(HAPPENINGS)), min_size=1, max_size=10))
+@given(st.lists(_ANY, min_size=1, max_size=10))
 def test_the_active_model_is_always_one_of_the_kept_configurations(history: list[str]) -> None:
     """The ConfigMap always holds the entry that the Deployment's pods are stamped with."""
 

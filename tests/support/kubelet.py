@@ -1,4 +1,4 @@
-"""Plays kubelet on a cluster that has controllers but no node: says that pods are ready, and ends Jobs' pods."""
+"""Plays kubelet where there are controllers but no node: says that pods are ready, and ends Jobs' pods."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class RunningProvider:
         httpx.post(f"{self.root}/control/reset").raise_for_status()
 
     def count(self, counter: str) -> int:
-        counters: dict[str, int] = httpx.get(f"{self.root}/control").json()["counters"]
+        counters: dict[str, int] = httpx.get(f"{self.root}/control/counters").json()
         return counters.get(counter, 0)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from support.cluster import RunningCluster
 
-LEASE_SECONDS = 6
+LEASE_SECONDS = 3
 
 
 @dataclass

@@ -38,7 +38,7 @@ from support.cluster import eventually_async
 
 T = TypeVar("T")
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 120.0  # a pod takes seconds to import, and tests share machines
 NO_SHARES = Traffic()
 
 
@@ -74,6 +74,7 @@ class Pod:
     name: str = "support-0"
     url: str = ""
     others: list[AgentConfig] = field(default_factory=list)
+    request_seconds: float = 30.0
 
     @property
     def store(self) -> StoreLayout:
@@ -90,6 +91,8 @@ class Pod:
             config_poll_seconds=0.05,
             config_wait_seconds=1.0,
             model_wait_seconds=1.0,
+            request_seconds=self.request_seconds,
+            drain_work_seconds=0.2,
         )
 
     def environment(self) -> dict[str, str]:

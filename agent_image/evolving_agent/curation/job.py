@@ -33,6 +33,7 @@ from evolving_agent.curation.resolve import resolve
 from evolving_agent.curation.scrub import redact
 from evolving_agent.reporting import JobContext, JobError, log_to_stderr, run_job
 from evolving_agent.store.durable import StoreBusyError, exclusive
+from evolving_agent.store.layout import StoreLayout
 from evolving_agent.store.records import Episode, ReflectionRecord
 
 KIND = "curation"
@@ -109,7 +110,6 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
     holdout = lines_of(resolved.held_out, held_out=True)
     content = content_digest(train, holdout)
     version = version_name(content)
-    parent = latest_manifest(layout)
     if layout.dataset(version).exists():
         manifest = read_manifest(layout, version)
         reason = "DatasetUnchanged"
@@ -118,7 +118,7 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
             version=version,
             digest=content,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            parent=parent.version if parent is not None else None,
+            parent=_parent(layout),
             examples=len(resolved.train),
             holdout=len(resolved.held_out),
             estimated_tokens=estimate_tokens(train),
@@ -144,6 +144,16 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
         dropped=counted,
         quarantined=len(experience.bad_lines),
     )
+
+
+def _parent(layout: StoreLayout) -> str | None:
+    """The dataset before this one. That it cannot be read any more must not keep new ones from being made."""
+    try:
+        latest = latest_manifest(layout)
+    except DatasetError as problem:
+        log.warning("the dataset before this one cannot be read: %s", problem)
+        return None
+    return latest.version if latest is not None else None
 
 
 def _examples(

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 CARD_DIGITS = range(13, 20)
@@ -136,6 +137,12 @@ def scrub(text: str) -> tuple[str, Counter[str]]:
     """
     if len(text) > MAX_TEXT_CHARACTERS:
         raise UnscrubbableError(f"a text of {len(text)} characters is longer than {MAX_TEXT_CHARACTERS}")
+    clean, found = _scrubbed(text)
+    return clean, Counter(dict(found))
+
+
+@lru_cache(maxsize=4096)  # instructions and names of fields come with every example
+def _scrubbed(text: str) -> tuple[str, tuple[tuple[str, int], ...]]:
     found: Counter[str] = Counter()
     for pattern in _PATTERNS:
 
@@ -151,7 +158,7 @@ def scrub(text: str) -> tuple[str, Counter[str]]:
             return parts.get("label", "") + pattern.placeholder
 
         text = pattern.expression.sub(replace, text)
-    return text, found
+    return text, tuple(found.items())
 
 
 def _replace_groups(run: str, accept: Callable[[str], bool], placeholder: str) -> tuple[str, int]:

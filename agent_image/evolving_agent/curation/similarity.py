@@ -67,6 +67,9 @@ class SimilarityIndex:
 
     def _are_similar(self, members: frozenset[int], position: int) -> bool:
         other = self._sketches[position]
+        smaller, larger = sorted((len(members), len(other)))
+        if 100 * smaller < self._percent * larger:
+            return False  # too few to be shared
         shared = len(members.intersection(other))
         return 100 * shared >= self._percent * (len(members) + len(other) - shared)
 

@@ -154,6 +154,7 @@ class AgentRun:
         system = config.instructions
         if self._conversation.extra_system:
             system += "\n\n" + self._conversation.extra_system
+        scope.trace.instructions = system
         if scope.memory is not None:
             system += await _recalled(scope.memory, self._conversation.query, scope.trace)
         model = ObservedModel(
@@ -163,18 +164,45 @@ class AgentRun:
             final_on_unknown_tool=config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL,
         )
         return {
-            "starting_agent": await _build_team(config, system, self._toolbox, self._name),
+            "starting_agent": await self._build_team(system),
             "input": self._conversation.items,
             "context": scope,
             "max_turns": MAX_TURNS,
             "hooks": _AgentPath(scope.trace),
             "run_config": RunConfig(
                 model=model,
-                model_settings=_model_settings(config, self._sampling),
                 tracing_disabled=True,
                 tool_not_found_behavior="return_error_to_model",
             ),
         }
+
+    async def _build_team(self, system: str) -> Agent[RunScope]:
+        """The main agent with `system` as its prompt, and its specialists."""
+        config = self._config
+        stop_on_first = config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL
+        # not in the RunConfig, where the SDK would resolve type hints for each run: a millisecond of CPU
+        settings = _model_settings(config, self._sampling)
+
+        async def member(name: str, instructions: str, tools: Sequence[Tool], **more: Any) -> Agent[RunScope]:
+            return Agent[RunScope](
+                name=name,
+                instructions=instructions,
+                tools=[tool.as_function_tool() for tool in await self._toolbox.definitions(tools)],
+                tool_use_behavior="stop_on_first_tool" if stop_on_first else "run_llm_again",
+                model_settings=settings,
+                **more,
+            )
+
+        specialists = [
+            await member(
+                specialist.name,
+                specialist.instructions,
+                specialist.tools,
+                handoff_description=specialist.description,
+            )
+            for specialist in config.specialists
+        ]
+        return await member(self._name, system, offered_tools(config), handoffs=specialists)
 
 
 class _Pieces:
@@ -221,32 +249,6 @@ async def _recalled(memory: Memory, query: str, trace: RunTrace) -> str:
         return ""
     trace.recall = "hit" if remembered else "miss"
     return remembered
-
-
-async def _build_team(config: AgentConfig, system: str, toolbox: Toolbox, name: str) -> Agent[RunScope]:
-    stop_on_first = config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL
-
-    async def member(
-        member_name: str, instructions: str, tools: Sequence[Tool], **more: Any
-    ) -> Agent[RunScope]:
-        return Agent[RunScope](
-            name=member_name,
-            instructions=instructions,
-            tools=[tool.as_function_tool() for tool in await toolbox.definitions(tools)],
-            tool_use_behavior="stop_on_first_tool" if stop_on_first else "run_llm_again",
-            **more,
-        )
-
-    specialists = [
-        await member(
-            specialist.name,
-            specialist.instructions,
-            specialist.tools,
-            handoff_description=specialist.description,
-        )
-        for specialist in config.specialists
-    ]
-    return await member(name, system, offered_tools(config), handoffs=specialists)
 
 
 def offered_tools(config: AgentConfig) -> tuple[Tool, ...]:

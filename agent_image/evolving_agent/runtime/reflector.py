@@ -41,6 +41,7 @@ class Reflector:
         self._metrics = metrics
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
         self._workers: list[asyncio.Task[None]] = []
+        self._running = 0
 
     def start(self) -> None:
         self._workers = [asyncio.create_task(self._work_forever()) for _ in range(CONCURRENCY)]
@@ -63,7 +64,8 @@ class Reflector:
             async with asyncio.timeout(seconds):
                 await self._waiting.join()
         except TimeoutError:
-            self._metrics.reflections_skipped.labels("shutdown").inc(self._waiting.qsize())
+            left = self._waiting.qsize() + self._running
+            self._metrics.reflections_skipped.labels("shutdown").inc(left)
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -71,11 +73,13 @@ class Reflector:
     async def _work_forever(self) -> None:
         while True:
             work = await self._waiting.get()
+            self._running += 1
             try:
                 await self._reflect(work)
             except Exception:  # one broken reflection must not end the reflecting
                 logger.exception("reflection failed", extra={"episode": work.episode.id})
             finally:
+                self._running -= 1
                 self._waiting.task_done()
 
     async def _reflect(self, work: _Work) -> None:

@@ -85,8 +85,7 @@ class AgentService:
 
     async def close(self, seconds: float) -> None:
         """Lets background work finish, at most `seconds`."""
-        await self._shadow.close(seconds)
-        await self._reflector.close(seconds)
+        await asyncio.gather(self._shadow.close(seconds), self._reflector.close(seconds))
 
     def accept(self, request: ChatRequest, caller: Caller) -> Work:
         """Decides who answers. Raises RefusedError."""
@@ -319,6 +318,7 @@ def _of_result(result: RunResult) -> dict[str, Any]:
     """The fields of an episode that a run's result fills."""
     return {
         "system": result.system,
+        "instructions": result.instructions,
         "tools": list(result.tools),
         "tool_calls": list(result.tool_calls),
         "agent_path": list(result.agent_path),

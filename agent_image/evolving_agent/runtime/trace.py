@@ -14,6 +14,7 @@ class RunTrace:
     """Filled in during a run. `system` and `tools` are exactly what the first call of the model had."""
 
     system: str = ""
+    instructions: str = ""  # the same without what memory added
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     unknown_tools: set[str] = field(default_factory=set)  # names of tools that the model made up
@@ -35,6 +36,7 @@ class RunResult:
     input_tokens: int
     output_tokens: int
     system: str
+    instructions: str
     tools: tuple[dict[str, Any], ...]
     error: str | None = None
 
@@ -47,6 +49,7 @@ class RunResult:
             input_tokens=trace.input_tokens,
             output_tokens=trace.output_tokens,
             system=trace.system,
+            instructions=trace.instructions,
             tools=tuple(trace.tools),
             error=error,
         )

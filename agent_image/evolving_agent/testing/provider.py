@@ -5,7 +5,7 @@
 What it fine-tunes really answers as its training file taught (`taught_model`). `/control` injects faults
 and counts what was asked of it:
 
-    GET  /control           counters and the faults in force
+    GET  /control/counters  how often what was asked
     POST /control           sets the faults named in the JSON body (see `Faults`), leaves the others
     POST /control/reset     no faults; counters, files, jobs and models stay
 """
@@ -49,8 +49,8 @@ class Faults(BaseModel):
     commit_then_fail: int = 0  # the next job creations are carried out, and answered 500
     fail_next_job: str = ""  # the next job fails with this message
     training_not_available: bool = False  # job creation is answered 403
-    degraded_models: list[str] = []  # answer wrongly; "*" means all
-    gone_models: list[str] = []  # answered 404
+    degrade: str = ""  # this model answers wrongly; "*" means all
+    gone: str = ""  # this model is answered 404
     job_seconds: float = 1.0  # from creation to success
 
 
@@ -142,8 +142,8 @@ class Provider:
 
     # --- control ---------------------------------------------------------------------------------
 
-    async def show_control(self, _: Request) -> Response:
-        return JSONResponse({"counters": dict(self.counters), "faults": self.faults.model_dump()})
+    async def show_counters(self, _: Request) -> Response:
+        return JSONResponse({"fine_tuning_jobs_created": 0, "files_created": 0} | self.counters)
 
     async def set_control(self, request: Request) -> Response:
         wanted = self.faults.model_dump() | await request.json()
@@ -151,11 +151,11 @@ class Provider:
             self.faults = Faults.model_validate(wanted)
         except ValidationError as problem:
             return PlainTextResponse(str(problem), status_code=400)
-        return await self.show_control(request)
+        return JSONResponse(self.faults.model_dump())
 
-    async def reset_control(self, request: Request) -> Response:
+    async def reset_control(self, _: Request) -> Response:
         self.faults = Faults(job_seconds=self._default_job_seconds)
-        return await self.show_control(request)
+        return JSONResponse(self.faults.model_dump())
 
     async def guarded(
         self, area: Area, request: Request, handle: Callable[[Request], Awaitable[Response]]
@@ -181,7 +181,7 @@ class Provider:
 
     async def list_models(self, _: Request) -> Response:
         self._advance_jobs()
-        names = [name for name in self._models if name not in self.faults.gone_models]
+        names = [name for name in self._models if name != self.faults.gone]
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in names]
         return JSONResponse({"object": "list", "data": data})
 
@@ -189,13 +189,13 @@ class Provider:
         body = await request.json()
         self._advance_jobs()
         name = body.get("model", "")
-        if name not in self._models or name in self.faults.gone_models:
+        if name not in self._models or name == self.faults.gone:
             raise ProviderError(404, f"The model `{name}` does not exist.", "model_not_found")
         self.counters[f"chat:{name}"] += 1
         offered = frozenset(
             tool["function"]["name"] for tool in body.get("tools") or () if "function" in tool
         )
-        if {name, "*"} & set(self.faults.degraded_models):
+        if self.faults.degrade in (name, "*"):
             answer = Answer(UNTAUGHT_ANSWER)
         else:
             answer = self._models[name].answer(body["messages"], offered)
@@ -273,7 +273,7 @@ class Provider:
         job.events.append((job.created, "Created fine-tuning job"))
         self.faults.fail_next_job = ""
         self._jobs[job.id] = job
-        self.counters["jobs_created"] += 1
+        self.counters["fine_tuning_jobs_created"] += 1
         if self.faults.commit_then_fail > 0:
             self.faults.commit_then_fail -= 1
             raise ProviderError(500, "The server had an error.", None, "server_error")
@@ -297,7 +297,7 @@ class Provider:
         if job.status in TERMINAL:
             raise ProviderError(400, f"Job has already {job.status}.", "job_not_cancellable")
         job.status, job.finished = "cancelled", time.time()
-        self.counters["jobs_cancelled"] += 1
+        self.counters["fine_tuning_jobs_cancelled"] += 1
         return JSONResponse(job.to_wire())
 
     async def job_events(self, request: Request) -> Response:
@@ -458,7 +458,7 @@ def application(provider: Provider) -> Starlette:
     return Starlette(
         routes=[
             Route("/healthz", healthz),
-            Route("/control", provider.show_control, methods=["GET"]),
+            Route("/control/counters", provider.show_counters),
             Route("/control", provider.set_control, methods=["POST"]),
             Route("/control/reset", provider.reset_control, methods=["POST"]),
             api("/models", "GET", "models", provider.list_models),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from evolving_agent.contract.config import (
     ToolUseBehavior,
 )
 from evolving_agent.contract.learning import Curation, Evaluation, Training
+from evolving_operator.api.pod_template import PodTemplate
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # RFC 3339, UTC, seconds
 
@@ -36,56 +37,6 @@ class Model(Document):
         ge=0,
         le=200,
         description="Sampling temperature in hundredths; the server's default if absent.",
-    )
-
-
-class PodMetadata(Document):
-    labels: dict[str, str] = Field(
-        default={}, max_length=64, description="Labels that are added to the pods."
-    )
-    annotations: dict[str, str] = Field(
-        default={}, max_length=64, description="Annotations that are added to the pods."
-    )
-
-
-_NAMED_POD_LISTS = {
-    "containers": "Containers: agent and job are the operator's own, others run beside the agent.",
-    "initContainers": "Containers that run before.",
-    "volumes": "Volumes.",
-}
-
-
-def _list_of_objects(description: str) -> dict[str, Any]:
-    item = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    return {"type": "array", "maxItems": 64, "description": description, "items": item}
-
-
-def _named_list(description: str) -> dict[str, Any]:
-    schema = _list_of_objects(description)
-    name = {"type": "string", "minLength": 1, "maxLength": 63, "description": "Unique name."}
-    schema["items"] |= {"required": ["name"], "properties": {"name": name}}
-    return schema | {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-
-
-class PodTemplate(Document):
-    metadata: PodMetadata = Field(
-        default=PodMetadata(), description="Labels and annotations that are added to the pods."
-    )
-    spec: dict[str, Any] = Field(
-        default={},
-        description="Pod fields that are merged into those of the serving pods and of the Jobs' pods, as a "
-        "strategic merge would: containers by name (agent in serving pods, job in Jobs), env and volumes by "
-        "name, tolerations appended. What the operator sets itself (image, args, its own variables and "
-        "mounts) cannot be replaced.",
-        json_schema_extra={
-            "x-kubernetes-preserve-unknown-fields": True,
-            # The shape of the lists that are merged by name; what is in them, the Deployment's schema checks.
-            "properties": {
-                **{name: _named_list(what) for name, what in _NAMED_POD_LISTS.items()},
-                "tolerations": _list_of_objects("Tolerations that are appended.")
-                | {"x-kubernetes-list-type": "atomic"},
-            },
-        },
     )
 
 
@@ -489,7 +440,8 @@ class AgentRevisionStatus(Document):
     rollback_reason: str | None = Field(default=None, description="Why it was taken back.")
     decided_generation: int | None = Field(
         default=None,
-        description="Generation of the spec when it was taken back: an approval must be newer to count.",
+        description="Generation of the spec whose decision has been acted upon: once it is ruled out, only a "
+        "newer approval counts.",
     )
     conditions: tuple[Condition, ...] = Field(
         default=(),

@@ -69,6 +69,8 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
                 "delta_bps": verdict.weakest.delta_bps,
                 "attempt": current.attempt,
             }
+    if _place(situation, revision) in (RevisionState.CANDIDATE, RevisionState.ACTIVE):
+        update["decided_generation"] = revision.generation
     update |= _times(situation, revision)
     status = status.model_copy(update=update)
     status = status.model_copy(update={"state": _state(situation, revision, status)})
@@ -106,7 +108,6 @@ def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object
             return {
                 "rolled_back_at": rollout.since,
                 "rollback_reason": f"{rollout.reason}: {rollout.message}",
-                "decided_generation": revision.generation,
             }
         is_news = status.promoted_at is None or _was_taken_back(status)
         return {"promoted_at": rollout.since} if rollout.step in _SERVED and is_news else {}

@@ -331,11 +331,9 @@ def reconsider(situation: Situation) -> Step | None:
 
 
 def _approval_is_news(revision: ObservedRevision) -> bool:
-    if revision.status.state is RevisionState.REJECTED:
-        return True
+    is_ruled_out = revision.status.state in (RevisionState.REJECTED, RevisionState.ROLLED_BACK)
     decided = revision.status.decided_generation
-    is_quarantined = revision.status.state is RevisionState.ROLLED_BACK
-    return is_quarantined and decided is not None and revision.generation > decided
+    return is_ruled_out and decided is not None and revision.generation > decided
 
 
 def _shadow(situation: Situation, ref: RevisionRef) -> Step | None:

@@ -142,6 +142,36 @@ async def test_a_client_that_hangs_up_ends_the_run(make_pod: Any, upstream: Any)
         assert await pod.metric("evolving_agent_requests_in_flight") == 0
 
 
+async def test_a_client_that_leaves_a_stream_ends_the_run(make_pod: Any, upstream: Any) -> None:
+    async with running(make_pod()) as pod, pod.client() as client:
+        upstream.model.say(Reply(text="one two three four", piece_seconds=5))
+        stream = await client.chat.completions.create(model="support", messages=HI, stream=True)
+        await anext(aiter(stream))
+        await stream.close()
+
+        labels = 'arm="active",model="tiny",outcome="cancelled",revision="support-00000001"'
+        await eventually(
+            lambda: pod.metric(f"evolving_agent_requests_total{{{labels}}}"), "the run is cancelled"
+        )
+        assert pod.episodes() == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_run_that_takes_too_long_is_ended_and_logged(
+    make_pod: Any, upstream: Any, stream: bool
+) -> None:
+    pod = make_pod()
+    pod.request_seconds = 0.5
+    async with running(pod):
+        upstream.model.say(Reply(text="too late", seconds=60))
+        response = await pod.post("/v1/chat/completions", {"model": "x", "messages": HI, "stream": stream})
+
+        assert response.status_code == 504
+        assert response.json()["error"]["message"] == "no answer within 0.5 s"
+        (episode,) = pod.episodes()
+        assert episode.error == "Timeout: no answer within 0.5 s"
+
+
 @pytest.mark.parametrize(
     ("reply", "status", "code"),
     [

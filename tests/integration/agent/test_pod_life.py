@@ -13,7 +13,7 @@ import httpx
 
 from evolving_agent.contract.report import Outcome, ServeReport, parse_report
 from evolving_agent.testing.scripted_model import Reply
-from support.pods import Pod, PodProcess, eventually
+from support.pods import DEADLINE_SECONDS, Pod, PodProcess, eventually
 
 IMPATIENT = {"EVOLVING_MODEL_WAIT_SECONDS": "1", "EVOLVING_CONFIG_WAIT_SECONDS": "1"}
 
@@ -29,7 +29,7 @@ async def pod_process(pod: Pod, **environment: str) -> AsyncIterator[PodProcess]
 
 async def chat(http: httpx.AsyncClient, pod: Pod, text: str) -> httpx.Response:
     body = {"model": "x", "messages": [{"role": "user", "content": text}]}
-    return await http.post(f"{pod.url}/v1/chat/completions", json=body, timeout=30)
+    return await http.post(f"{pod.url}/v1/chat/completions", json=body, timeout=DEADLINE_SECONDS)
 
 
 async def test_a_pod_says_what_it_waits_for_and_is_ready_once_the_model_has_answered(
@@ -64,7 +64,7 @@ async def test_a_pod_says_what_it_waits_for_and_is_ready_once_the_model_has_answ
 async def start_failure(pod: Pod, **environment: str) -> ServeReport:
     """What a pod that gives up leaves behind for the operator."""
     async with pod_process(pod, **IMPATIENT, **environment) as started:
-        assert await asyncio.wait_for(started.process.wait(), 30) == 1
+        assert await asyncio.wait_for(started.process.wait(), DEADLINE_SECONDS) == 1
     report = parse_report(pod.termination_log.read_text())
     assert isinstance(report, ServeReport)
     assert report.outcome is Outcome.FAILED
@@ -109,7 +109,7 @@ async def test_a_pod_whose_entry_never_comes_gives_up(make_pod: Any) -> None:
 
 async def test_a_pod_without_its_environment_says_which_variable(make_pod: Any) -> None:
     async with pod_process(make_pod(), EVOLVING_AGENT_NAME="") as started:
-        assert await asyncio.wait_for(started.process.wait(), 30) == 1
+        assert await asyncio.wait_for(started.process.wait(), DEADLINE_SECONDS) == 1
         assert "EVOLVING_AGENT_NAME is not set" in started.log()
 
 
@@ -123,7 +123,7 @@ async def test_no_request_fails_while_a_pod_is_replaced_under_load(make_pod: Any
     stop = asyncio.Event()
 
     async def client(stream: bool) -> None:
-        async with httpx.AsyncClient(timeout=30) as http:
+        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS) as http:
             while not stop.is_set():
                 pod = target["pod"]
                 body = {"model": "x", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
@@ -194,7 +194,7 @@ async def test_sudden_death_loses_no_acknowledged_answer_and_no_feedback(
                     answer = (await chat(http, pod, "Hi")).json()["id"]
                     acknowledged.add(answer)
                     feedback = {"completion_id": answer, "thumbs": "up"}
-                    word = await http.post(f"{pod.url}/v1/feedback", json=feedback, timeout=30)
+                    word = await http.post(f"{pod.url}/v1/feedback", json=feedback, timeout=DEADLINE_SECONDS)
                     reflected.add(word.json()["id"])
                 except httpx.HTTPError:
                     return  # the pod died

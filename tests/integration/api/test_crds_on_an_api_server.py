@@ -160,6 +160,10 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
         {"agent": {"podTemplate": {"spec": {"volumes": {"name": "x"}}}}},
         ["spec.agent.podTemplate.spec.volumes"],
     ),
+    "environment variables that are no list": (
+        {"agent": {"podTemplate": {"spec": {"containers": [{"name": "agent", "env": "A=1"}]}}}},
+        ["spec.agent.podTemplate.spec.containers[0].env"],
+    ),
     "a share above the whole": (
         {"rollout": {"shadow": {"percent": 101}}},
         ["spec.rollout.shadow.percent", "less than or equal to 100"],

@@ -106,7 +106,7 @@ def test_a_model_that_learned_is_better_with_confidence(rivals: Rivals) -> None:
 def test_the_incumbent_is_not_asked_again_and_a_degraded_candidate_loses(rivals: Rivals) -> None:
     rivals.evaluated()
     asked = rivals.provider.count("chat:base-model")
-    rivals.provider.control(degraded_models=[rivals.model_id])
+    rivals.provider.control(degrade=rivals.model_id)
     _, report = rivals.evaluated("evaluate-2")
     assert rivals.provider.count("chat:base-model") == asked
     assert all(suite.candidate_bps == 0 for suite in report.suites)
@@ -117,7 +117,7 @@ def test_the_incumbent_is_not_asked_again_and_a_degraded_candidate_loses(rivals:
     ("fault", "reason", "code"),
     [
         ({"outage": True}, "UpstreamError", env.EXIT_RETRY),
-        ({"gone_models": ["the candidate"]}, "ModelNotFound", env.EXIT_PERMANENT),
+        ({"gone": "the candidate"}, "ModelNotFound", env.EXIT_PERMANENT),
     ],
 )
 def test_an_outage_is_an_error_and_never_a_score(
@@ -125,7 +125,7 @@ def test_an_outage_is_an_error_and_never_a_score(
 ) -> None:
     monkeypatch.setattr(evaluation_job, "MODEL_RETRIES", 0)
     rivals.provider.control(
-        **{name: [rivals.model_id] if isinstance(value, list) else value for name, value in fault.items()}
+        **{name: rivals.model_id if value == "the candidate" else value for name, value in fault.items()}
     )
     left_with, report = rivals.evaluated()
     assert (left_with, report.outcome, report.reason) == (code, Outcome.FAILED, reason)
@@ -177,7 +177,7 @@ async def test_what_is_served_is_validated_through_the_agents_own_api(rivals: Ri
     before = len(pod.episodes())
     async with running(pod):
         good = await validated(rivals, pod.url, rivals.candidate, "validate-1")
-        rivals.provider.control(degraded_models=[rivals.model_id])
+        rivals.provider.control(degrade=rivals.model_id)
         worse = await validated(rivals, pod.url, rivals.candidate, "validate-2")
         other = await validated(rivals, pod.url, rivals.incumbent, "validate-3")
     gone = await validated(rivals, pod.url, rivals.candidate, "validate-4")

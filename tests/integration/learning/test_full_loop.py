@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 from evolving_agent.contract import env
@@ -78,4 +79,6 @@ async def test_requests_and_corrections_become_a_better_agent(
         said = (await pod.ask("Could you lend me some money for a house?"))["evolving_agents"]
         assert said["revision"] == "support-11111111"
         assert said["tool_calls"] == [{"name": "route_request", "arguments": {"team": "loans"}}]
-    assert pod.episodes()[0].tools == pod.episodes()[-1].tools
+    # and it was taught under the agent's instructions alone, without what memory recalled for each request
+    lines = (bench.layout.dataset(dataset.version) / "train.jsonl").read_text().splitlines()
+    assert {json.loads(line)["messages"][0]["content"] for line in lines} == {base.instructions}

@@ -44,7 +44,7 @@ def test_a_dataset_becomes_a_model_that_has_learned_it(bench: JobBench, provider
     assert (report.base, report.backend) == ("base-model", "OpenAI")
     assert report.job_id is not None
     assert report.trained_tokens
-    assert provider.count("jobs_created") == provider.count("files_created") == 1
+    assert provider.count("fine_tuning_jobs_created") == provider.count("files_created") == 1
     with openai.OpenAI(base_url=provider.base_url, api_key="x") as client:
         told: Any = client.fine_tuning.jobs.retrieve(report.job_id)
         assert told.user_provided_suffix == "support"
@@ -100,7 +100,7 @@ def test_a_crash_at_any_write_of_the_state_costs_no_second_job(
     code, report = trained(bench)
     assert (code, report.outcome) == (env.EXIT_OK, Outcome.SUCCEEDED)
     assert report.model_id is not None
-    assert provider.count("jobs_created") == 1
+    assert provider.count("fine_tuning_jobs_created") == 1
     assert provider.count("files_created") == 1
 
 
@@ -108,7 +108,7 @@ def test_a_crash_at_any_write_of_the_state_costs_no_second_job(
     "moment",
     [
         pytest.param(lambda provider: provider.count("files_created"), id="uploaded"),
-        pytest.param(lambda provider: provider.count("jobs_created"), id="created"),
+        pytest.param(lambda provider: provider.count("fine_tuning_jobs_created"), id="created"),
         pytest.param(lambda provider: provider.count("requests_jobs") >= 3, id="polling"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_killed_process_is_gone_on_with(
 
     code, report = trained(bench)
     assert (code, report.outcome) == (env.EXIT_OK, Outcome.SUCCEEDED)
-    assert provider.count("jobs_created") == 1
+    assert provider.count("fine_tuning_jobs_created") == 1
 
 
 @pytest.mark.usefixtures("_short_pauses")
@@ -141,7 +141,7 @@ def test_a_creation_whose_answer_was_lost_is_not_repeated(bench: JobBench, provi
     provider.control(commit_then_fail=1)
     _, report = trained(bench)
     assert report.outcome is Outcome.SUCCEEDED
-    assert provider.count("jobs_created") == 1
+    assert provider.count("fine_tuning_jobs_created") == 1
 
 
 @pytest.mark.usefixtures("_short_pauses")
@@ -153,7 +153,7 @@ def test_errors_that_pass_are_waited_out(
     provider.control(errors_area=area, errors_status=status, errors_count=3)
     _, report = trained(bench)
     assert report.outcome is Outcome.SUCCEEDED
-    assert provider.count("jobs_created") == 1
+    assert provider.count("fine_tuning_jobs_created") == 1
 
 
 @pytest.mark.usefixtures("_short_pauses")
@@ -181,7 +181,7 @@ def test_a_provider_that_does_not_train_for_this_account_is_a_permanent_failure(
             "TrainingNotAvailable",
         )
         assert "LoRA" in report.message
-    assert provider.count("jobs_created") == 0
+    assert provider.count("fine_tuning_jobs_created") == 0
 
     provider.reset()
     _, report = trained(bench, "train-later")
@@ -204,11 +204,11 @@ def test_a_failed_job_is_reported_in_the_providers_words_and_tried_again_a_few_t
         code, report = trained(bench, f"train-{attempt}")
         assert (code, report.reason) == (env.EXIT_PERMANENT, "TrainingFailed")
         assert "refused line 7" in report.message
-        assert provider.count("jobs_created") == attempt
+        assert provider.count("fine_tuning_jobs_created") == attempt
     _, report = trained(bench, "train-last")
     assert (report.outcome, report.reason) == (Outcome.SKIPPED, "GivenUp")
     assert "refused line 7" in report.message
-    assert provider.count("jobs_created") == MAX_ATTEMPTS
+    assert provider.count("fine_tuning_jobs_created") == MAX_ATTEMPTS
 
 
 def test_a_job_that_takes_too_long_is_cancelled(
@@ -222,7 +222,7 @@ def test_a_job_that_takes_too_long_is_cancelled(
     bench.configure(learning.model_copy(update={"training": hasty}))
     code, report = trained(bench)
     assert (code, report.reason) == (env.EXIT_PERMANENT, "DeadlineExceeded")
-    assert provider.count("jobs_cancelled") == 1
+    assert provider.count("fine_tuning_jobs_cancelled") == 1
 
 
 def test_a_report_that_was_lost_is_made_again_without_training(
@@ -243,7 +243,7 @@ def test_a_report_that_was_lost_is_made_again_without_training(
     assert same_run == again
     _, later_run = trained(bench, "train-3")
     assert (later_run.reason, later_run.model_id) == ("AlreadyTrained", again.model_id)
-    assert provider.count("jobs_created") == 1
+    assert provider.count("fine_tuning_jobs_created") == 1
 
 
 def test_new_examples_train_again_only_when_there_are_enough(
@@ -266,7 +266,7 @@ def test_new_examples_train_again_only_when_there_are_enough(
     _, second = trained(bench, "train-3")
     assert second.outcome is Outcome.SUCCEEDED
     assert second.model_id != first.model_id
-    assert provider.count("jobs_created") == 2
+    assert provider.count("fine_tuning_jobs_created") == 2
 
 
 @pytest.mark.usefixtures("_short_pauses")
@@ -286,7 +286,7 @@ def test_a_training_under_way_is_cancelled_when_its_settings_are_not_wanted_any_
     bench.configure(learning_config(provider.base_url, epochs=5))
     _, report = trained(bench)
     assert report.outcome is Outcome.SUCCEEDED
-    assert provider.count("jobs_cancelled") == 1
+    assert provider.count("fine_tuning_jobs_cancelled") == 1
     superseded, finished = all_states(bench.layout)
     assert (superseded.phase, superseded.failure_reason) == (Phase.FAILED, "Superseded")
     assert finished.phase is Phase.TRAINED

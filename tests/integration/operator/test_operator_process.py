@@ -13,7 +13,7 @@ from evolving_operator.api import names
 from evolving_operator.testing.simulation import revision_of, training_report
 from support.cluster import eventually
 from support.kubelet import Kubelet
-from support.operator_process import LEASE_SECONDS, OperatorProcess, Place, StartOperator
+from support.operator_process import LEASE_SECONDS, Place, StartOperator
 
 pytestmark = pytest.mark.cluster
 
@@ -55,7 +55,7 @@ def stamp(place: Place) -> str:
 
 def versions(place: Place) -> dict[str, str]:
     """The resource version of all that the operator writes."""
-    kinds = "evolvingagents,agentrevisions,configmaps,services,serviceaccounts,cronjobs,jobs,persistentvolumeclaims"
+    kinds = "evolvingagents,agentrevisions,configmaps,services,serviceaccounts,cronjobs,jobs,pvc"
     return {
         f"{raw['kind']}/{raw['metadata']['name']}": raw["metadata"]["resourceVersion"]
         for raw in place.get(kinds)["items"]
@@ -138,9 +138,8 @@ def test_the_loop_goes_round_and_back(place: Place, kubelet: Kubelet, start_oper
     assert operator.stop() == 0
 
 
-@pytest.mark.parametrize("moment", ["trained", "evaluated", "restarted"])
 def test_a_killed_operator_is_taken_over_from_where_it_was(
-    place: Place, kubelet: Kubelet, start_operator: StartOperator, moment: str
+    place: Place, kubelet: Kubelet, start_operator: StartOperator
 ) -> None:
     operator = start_operator()
     served(place, kubelet)
@@ -148,34 +147,28 @@ def test_a_killed_operator_is_taken_over_from_where_it_was(
     training = names.on_demand_job("support", "finetune", "finetune:1")
     eventually(lambda: kubelet.pods(f"job-name={training}"), timeout=30, message="the training's pod")
 
-    # things go on while nobody looks
-    if moment == "trained":
-        operator.kill()
+    # each time, things go on while nobody looks
+    operator.kill()
     kubelet.end_job(training, training_report("smollm2-ft-1"))
-    if moment == "trained":
-        operator = start_operator()
+    operator = start_operator()
     job = names.evaluate_job(REVISION, "")
     eventually(lambda: kubelet.pods(f"job-name={job}"), timeout=60, message="the evaluation's pod")
-    if moment == "evaluated":
-        operator.kill()
+    operator.kill()
     kubelet.end_job(job, evaluation(lower=5000))
-    if moment == "evaluated":
-        operator = start_operator()
+    operator = start_operator()
     eventually(is_active(place, "smollm2-ft-1"), timeout=60, message="the promotion")
-    if moment == "restarted":
-        operator.kill()
-        operator = start_operator()
-    finish = names.validate_job(REVISION)
+    operator.kill()  # in the middle of what follows from it
+    operator = start_operator()
+    validation_job = names.validate_job(REVISION)
 
-    def validated() -> bool:
+    def validation_has_begun() -> bool:
         kubelet.serve("support")
-        return bool(kubelet.pods(f"job-name={finish}"))
+        return bool(kubelet.pods(f"job-name={validation_job}"))
 
-    eventually(validated, timeout=60, message="the validation's pod")
-    kubelet.end_job(finish, validation(score=8500))
-    eventually(
-        lambda: status(place)["rollout"]["step"] == "Done", timeout=30, message="the end of the rollout"
-    )
+    eventually(validation_has_begun, timeout=60, message="the validation's pod")
+    kubelet.end_job(validation_job, validation(score=8500))
+
+    eventually(lambda: status(place)["rollout"]["step"] == "Done", timeout=30, message="the rollout's end")
     assert place.get("agentrevision", REVISION)["status"]["state"] == "Active"
     assert len(place.get("jobs")["items"]) == 3
     assert operator.errors() == []
@@ -275,14 +268,3 @@ def test_problems_are_told_in_conditions(
         timeout=30,
         message="Degraded/InvalidSpec",
     )
-
-
-def test_the_operator_process_explains_wrong_settings(
-    place: Place, start_operator: StartOperator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EVOLVING_OPERATOR_WORKERS", "many")
-
-    operator: OperatorProcess = start_operator()
-
-    assert operator.process.wait(timeout=30) == 2
-    assert "EVOLVING_OPERATOR_WORKERS is 'many'" in operator.log.read_text()

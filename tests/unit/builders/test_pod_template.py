@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evolving_operator.api import names
-from evolving_operator.api.models import PodTemplate
+from evolving_operator.api.pod_template import PodTemplate
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.strategic import merge_pod_template
 from support.golden import build_all, context_of

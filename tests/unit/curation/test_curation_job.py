@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,16 @@ def test_what_a_killed_run_left_behind_is_removed(bench: JobBench) -> None:
     report = curated(bench)
     assert not unfinished.exists()
     assert report.reason == "DatasetWritten"
+
+
+def test_a_dataset_that_somebody_removed_does_not_stop_the_next_one(bench: JobBench) -> None:
+    write_log(bench.layout, taught(0, 20))
+    first = curated(bench)
+    assert first.dataset is not None
+    shutil.rmtree(bench.layout.dataset(first.dataset.version))
+    write_log(bench.layout, taught(20, 30))
+    second = curated(bench, "run-2")
+    assert second.reason == "DatasetWritten"
+    latest = latest_manifest(bench.layout)
+    assert latest is not None
+    assert latest.parent is None

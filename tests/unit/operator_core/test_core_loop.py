@@ -352,3 +352,33 @@ async def test_a_newer_model_takes_the_candidates_place(world: Simulation, spec:
     assert world.status.candidate.revision == second
     assert world.revision_status(first).state is RevisionState.RETIRED
     assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(second, "")]
+
+
+async def test_a_rejected_revision_that_a_person_approves_is_promoted(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=-900, delta=-100)
+    assert world.revision_status(revision).state is RevisionState.REJECTED
+
+    world.decide(revision, "Approved")
+    await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+
+
+async def test_an_approved_revision_that_fails_again_at_once_is_not_tried_for_ever(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+    world.node.stick("support", waiting, restarts=3)
+    await world.settle()
+
+    world.decide(revision, "Approved")  # the crashing pod is still there
+    await world.settle()
+
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+    assert world.status.candidate is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,10 +13,11 @@ from evolving_agent.runtime.tools.invocation import MAX_RESULT_CHARS, RunScope, 
 MAX_ERROR_CHARS = 500
 
 
-def http_tool(tool: HTTPTool, client: httpx.AsyncClient) -> ToolDefinition:
+def http_tool(tool: HTTPTool, connection: Callable[[], httpx.AsyncClient]) -> ToolDefinition:
     """Arguments travel as the query of a GET, or as the JSON body of a POST; the body is the result."""
 
     async def call(arguments: dict[str, Any], _: RunScope) -> str:
+        client = connection()
         request = (
             client.build_request("GET", tool.url, params=arguments)
             if tool.method == "GET"

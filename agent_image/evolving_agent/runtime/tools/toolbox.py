@@ -19,10 +19,7 @@ class Toolbox:
     """An async context manager; `definitions` turns what a config names into tools that can be called."""
 
     def __init__(self) -> None:
-        self._http = httpx.AsyncClient(
-            timeout=None,  # noqa: S113 (each call is bounded by its tool's own timeout)
-            follow_redirects=True,
-        )
+        self._http: httpx.AsyncClient | None = None
         self._mcp: dict[MCPTool, McpConnection] = {}
 
     async def __aenter__(self) -> Self:
@@ -33,7 +30,8 @@ class Toolbox:
 
     async def close(self) -> None:
         await asyncio.gather(*(connection.close() for connection in self._mcp.values()))
-        await self._http.aclose()
+        if self._http is not None:
+            await self._http.aclose()
 
     async def definitions(self, tools: Sequence[Tool]) -> list[ToolDefinition]:
         """In the order of `tools`; an MCP server that is down contributes none."""
@@ -43,8 +41,17 @@ class Toolbox:
                 case BuiltinTool():
                     found.append(builtin_tool(tool.name))
                 case HTTPTool():
-                    found.append(http_tool(tool, self._http))
+                    found.append(http_tool(tool, self._http_client))
                 case MCPTool():
                     connection = self._mcp.get(tool) or self._mcp.setdefault(tool, McpConnection(tool))
                     found.extend(await connection.definitions())
         return found
+
+    def _http_client(self) -> httpx.AsyncClient:
+        """Made at the first call: loading certificates takes longer than many a run, and most need none."""
+        if self._http is None:
+            self._http = httpx.AsyncClient(
+                timeout=None,  # noqa: S113 (each call is bounded by its tool's own timeout)
+                follow_redirects=True,
+            )
+        return self._http

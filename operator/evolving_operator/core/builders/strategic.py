@@ -10,24 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from evolving_operator.api import names
-from evolving_operator.api.models import PodTemplate
+from evolving_operator.api.pod_template import MERGED_BY, REPLACED_BY, PodTemplate
 from evolving_operator.core.builders.base import Manifest
 
-# Merge keys as in the Kubernetes API. An element of the second group is replaced as a whole: an
-# environment variable or a volume with two sources would be refused.
-_MERGED_BY = {
-    "containers": "name",
-    "initContainers": "name",
-    "ports": "containerPort",
-    "topologySpreadConstraints": "topologyKey",
-}
-_REPLACED_BY = {
-    "env": "name",
-    "volumes": "name",
-    "volumeMounts": "mountPath",
-    "imagePullSecrets": "name",
-    "hostAliases": "ip",
-}
 _APPENDED = {
     "tolerations",
     "envFrom",
@@ -107,10 +92,10 @@ def _merge(built: Any, added: Any) -> Any:
 def _merge_list(name: str, built: list[Any], added: list[Any]) -> list[Any]:
     if name in _APPENDED:
         return built + [element for element in added if element not in built]
-    if name in _REPLACED_BY:
-        return _by_key(built, added, _REPLACED_BY[name])
-    if name in _MERGED_BY:
-        key = _MERGED_BY[name]
+    if name in REPLACED_BY:
+        return _by_key(built, added, REPLACED_BY[name])
+    if name in MERGED_BY:
+        key = MERGED_BY[name]
         existing = {element.get(key): element for element in built}
         merged = [
             _merge(existing[element[key]], element) if element.get(key) in existing else element

@@ -1,0 +1,102 @@
+"""What users may add to an agent's pods, and how far the API server checks it.
+
+The schema knows the lists that are merged by a key, so that what arrives can be merged; the rest of a
+pod is passed on as it is, and checked where it ends up: in the Deployment and the Jobs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import Field
+
+from evolving_agent.contract.base import Document
+
+# Merge keys as in the Kubernetes API: lists whose elements are merged one by one …
+MERGED_BY: Final = {
+    "containers": "name",
+    "initContainers": "name",
+    "ports": "containerPort",
+    "topologySpreadConstraints": "topologyKey",
+}
+# … and whose elements replace each other: a variable or a volume with two sources would be refused.
+REPLACED_BY: Final = {
+    "env": "name",
+    "volumes": "name",
+    "volumeMounts": "mountPath",
+    "imagePullSecrets": "name",
+    "hostAliases": "ip",
+}
+
+_MAX_ELEMENTS = 64
+
+
+def _open_object(**properties: dict[str, Any]) -> dict[str, Any]:
+    """An object with these properties, and any others."""
+    schema: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return schema | ({"properties": properties} if properties else {})
+
+
+def _list(name: str, description: str, **properties: dict[str, Any]) -> dict[str, Any]:
+    """A list of objects; those of the tables above have a key that each element must have."""
+    schema: dict[str, Any] = {
+        "type": "array",
+        "maxItems": _MAX_ELEMENTS,
+        "description": description,
+        "items": _open_object(**properties),
+        "x-kubernetes-list-type": "atomic",
+    }
+    key = (MERGED_BY | REPLACED_BY).get(name)
+    if key is None:
+        return schema
+    text = {"type": "string", "minLength": 1, "maxLength": 4096, "description": "Key of the element."}
+    number = {"type": "integer", "format": "int32", "description": "Key of the element."}
+    schema["items"] = _open_object(**{key: number if key == "containerPort" else text}, **properties)
+    schema["items"]["required"] = [key]
+    if key == "name":
+        schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+    return schema
+
+
+_CONTAINER = {
+    "env": _list("env", "Environment variables; those that the operator sets stay as they are."),
+    "envFrom": _list("envFrom", "Sources of environment variables."),
+    "ports": _list("ports", "Ports."),
+    "volumeMounts": _list("volumeMounts", "Mounts; those that the operator sets stay as they are."),
+}
+_POD: dict[str, Any] = {
+    "containers": _list(
+        "containers",
+        "By name: agent in serving pods, job in the pods of Jobs; any other runs beside the agent.",
+        **_CONTAINER,
+    ),
+    "initContainers": _list("initContainers", "Containers that run first, in all pods.", **_CONTAINER),
+    "volumes": _list("volumes", "Volumes, in all pods."),
+    "tolerations": _list("tolerations", "Tolerations, in all pods."),
+    "imagePullSecrets": _list("imagePullSecrets", "Secrets for the registries of the images."),
+    "hostAliases": _list("hostAliases", "Entries of /etc/hosts."),
+    "topologySpreadConstraints": _list("topologySpreadConstraints", "How pods are spread."),
+}
+
+
+class PodMetadata(Document):
+    labels: dict[str, str] = Field(
+        default={}, max_length=_MAX_ELEMENTS, description="Labels that are added to the pods."
+    )
+    annotations: dict[str, str] = Field(
+        default={}, max_length=_MAX_ELEMENTS, description="Annotations that are added to the pods."
+    )
+
+
+class PodTemplate(Document):
+    metadata: PodMetadata = Field(
+        default=PodMetadata(), description="Labels and annotations that are added to the pods."
+    )
+    spec: dict[str, Any] = Field(
+        default={},
+        description="Fields of a pod, merged into those of the serving pods and of the Jobs' pods as a "
+        "strategic merge would: maps are merged, containers, env and volumes go by name, tolerations are "
+        "appended, null takes away. What the operator sets itself (image, args, its own variables and "
+        "mounts) stays.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "properties": _POD},
+    )

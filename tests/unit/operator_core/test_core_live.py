@@ -1,0 +1,174 @@
+"""The transport, against an HTTP server that answers as the API server does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio.client import Configuration
+
+from evolving_operator.api import names
+from evolving_operator.cluster.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+from evolving_operator.cluster.kinds import OWNED
+from evolving_operator.cluster.live import Connection, LiveGateway
+from evolving_operator.core.plan import ObjectRef
+
+SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"}}
+JOBS = next(kind for kind in OWNED if kind.kind == "Job")
+
+
+class Script:
+    """What the server is asked, and what it is to answer."""
+
+    def __init__(self) -> None:
+        self.requests: list[web.Request] = []
+        self.bodies: list[Any] = []
+        self.answers: list[web.Response] = []
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.requests.append(request)
+        self.bodies.append(await request.text())
+        return self.answers.pop(0)
+
+    def say(self, body: Any, status: int = 200, **headers: str) -> None:
+        self.answers.append(web.json_response(body, status=status, headers=headers))
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+async def connection(script: Script) -> AsyncIterator[Connection]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", script.handle)
+    async with TestServer(app) as server:
+        configuration = Configuration(host=str(server.make_url("")).rstrip("/"))
+        configuration.api_key["BearerToken"] = "bearer first"
+        yield Connection(configuration)
+
+
+@pytest.fixture
+async def gateway(connection: Connection) -> AsyncIterator[LiveGateway]:
+    async with LiveGateway(connection) as gateway:
+        yield gateway
+
+
+async def test_apply_is_a_forced_server_side_apply(gateway: LiveGateway, script: Script) -> None:
+    script.say({"metadata": {"resourceVersion": "7"}})
+
+    stored = await gateway.apply(SERVICE)
+
+    request = script.requests[0]
+    assert stored["metadata"]["resourceVersion"] == "7"
+    assert (request.method, request.path) == ("PATCH", "/api/v1/namespaces/default/services/s")
+    assert request.headers["Content-Type"] == "application/apply-patch+yaml"
+    assert request.query == {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+
+
+async def test_a_deletion_means_that_very_object(gateway: LiveGateway, script: Script) -> None:
+    script.say({"kind": "Status", "metadata": {}})
+
+    assert await gateway.delete(ObjectRef("batch/v1", "Job", "default", "j", "uid-1")) is None
+
+    assert script.requests[0].path == "/apis/batch/v1/namespaces/default/jobs/j"
+    assert '"uid": "uid-1"' in script.bodies[0]
+
+
+async def test_a_long_list_comes_in_pages(gateway: LiveGateway, script: Script) -> None:
+    script.say(
+        {"items": [{"metadata": {"name": "a"}}], "metadata": {"continue": "next", "resourceVersion": "1"}}
+    )
+    script.say({"items": [{"metadata": {"name": "b"}}], "metadata": {"resourceVersion": "9"}})
+
+    items, version = await gateway.list_all(JOBS, None)
+
+    assert [item["metadata"]["name"] for item in items] == ["a", "b"]
+    assert {item["kind"] for item in items} == {"Job"}
+    assert version == "9"
+    assert script.requests[0].path == "/apis/batch/v1/jobs"
+    assert script.requests[0].query["labelSelector"] == names.LABEL_AGENT
+    assert script.requests[1].query["continue"] == "next"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "expected"),
+    [
+        (409, "Conflict", Conflict),
+        (409, "AlreadyExists", AlreadyExists),
+        (404, "NotFound", NotFound),
+        (403, "Forbidden", Forbidden),
+        (422, "Invalid", Invalid),
+        (400, "BadRequest", Invalid),
+        (429, "TooManyRequests", Unavailable),
+        (500, "InternalError", Unavailable),
+        (503, "ServiceUnavailable", Unavailable),
+        (401, "Unauthorized", Unavailable),
+    ],
+)
+async def test_answers_become_errors(
+    gateway: LiveGateway, script: Script, code: int, reason: str, expected: type[Exception]
+) -> None:
+    script.say({"kind": "Status", "reason": reason, "message": "no"}, status=code)
+
+    with pytest.raises(expected) as caught:
+        await gateway.apply(SERVICE)
+
+    assert type(caught.value) is expected
+
+
+async def test_an_invalid_object_names_its_fields(gateway: LiveGateway, script: Script) -> None:
+    details = {"causes": [{"field": "spec.resources"}, {"reason": "x"}]}
+    script.say({"reason": "Invalid", "message": "immutable", "details": details}, status=422)
+
+    with pytest.raises(Invalid) as caught:
+        await gateway.apply(SERVICE)
+
+    assert caught.value.fields == ("spec.resources",)
+
+
+async def test_the_server_says_how_long_to_wait(gateway: LiveGateway, script: Script) -> None:
+    script.say({"reason": "TooManyRequests"}, status=429, **{"Retry-After": "7"})
+
+    with pytest.raises(Unavailable) as caught:
+        await gateway.apply(SERVICE)
+
+    assert caught.value.retry_after == 7
+
+
+async def test_an_answer_that_is_no_status_is_still_an_error(gateway: LiveGateway, script: Script) -> None:
+    script.answers.append(web.Response(text="<html>bad gateway</html>", status=502))
+
+    with pytest.raises(Unavailable, match="bad gateway"):
+        await gateway.apply(SERVICE)
+
+
+async def test_a_server_that_is_not_there_is_unavailable(connection: Connection) -> None:
+    connection.configuration.host = "http://127.0.0.1:9"
+    async with LiveGateway(connection) as gateway:
+        with pytest.raises(Unavailable, match="PATCH"):
+            await gateway.apply(SERVICE)
+
+
+async def test_a_renewed_token_is_used(gateway: LiveGateway, connection: Connection, script: Script) -> None:
+    def renew(configuration: Configuration) -> None:
+        configuration.api_key["BearerToken"] = f"bearer number-{len(script.requests)}"
+
+    connection.configuration.refresh_api_key_hook = renew
+    for _ in range(2):
+        script.say({"metadata": {}})
+        await gateway.apply(SERVICE)
+
+    tokens = [request.headers["Authorization"] for request in script.requests]
+    assert tokens == ["Bearer number-0", "Bearer number-1"]

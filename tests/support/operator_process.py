@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from support.chart import render
 from support.cluster import RunningCluster
 
 LEASE_SECONDS = 3
@@ -44,16 +47,16 @@ class OperatorProcess:
         return any(line["message"] == "leading" for line in self.lines())
 
 
-def start_operator_process(place: Place, log: Path, **variables: str) -> OperatorProcess:
-    """Restricted to the place's namespace, its Lease included. `variables` are added to its environment."""
+def start_operator_process(place: Place, log: Path) -> OperatorProcess:
+    """Restricted to the place's namespace, its Lease included, with the rights that the chart gives it."""
     environment = {
         **os.environ,
-        "KUBECONFIG": str(place.cluster.kubeconfig),
+        "KUBECONFIG": str(place.operator_kubeconfig),
+        "EVOLVING_OPERATOR_LEASE_NAME": place.release,
         "EVOLVING_OPERATOR_NAMESPACES": place.namespace,
         "EVOLVING_OPERATOR_LEASE_NAMESPACE": place.namespace,
         "EVOLVING_OPERATOR_LEASE_SECONDS": str(LEASE_SECONDS),
         "EVOLVING_OPERATOR_METRICS_PORT": "0",
-        **variables,
     }
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "evolving_operator", "run"]
@@ -65,10 +68,28 @@ StartOperator = Callable[[], OperatorProcess]
 
 @dataclass(frozen=True)
 class Place:
-    """A namespace of one test, on a cluster that has the CRDs."""
+    """A namespace of one test, on a cluster with the CRDs; the operator's rights there are the chart's."""
 
     cluster: RunningCluster
     namespace: str
+    release: str  # of the chart: the name of its ServiceAccount, and of the Lease
+    operator_kubeconfig: Path
+
+    @staticmethod
+    def prepare(cluster: RunningCluster, namespace: str, directory: Path) -> Place:
+        """Install the chart's account and roles, without its Deployment, and log in as that account."""
+        chart = render({"watchNamespaces": [namespace]}, release="operator", namespace=namespace)
+        account = chart.one("ServiceAccount")
+        cluster.apply(account, *chart.all("Role"), *chart.all("RoleBinding"))
+        name = account["metadata"]["name"]
+        token = cluster.kubectl("create", "token", name, "-n", namespace).strip()
+        kubeconfig = yaml.safe_load(cluster.kubeconfig.read_text())
+        kubeconfig["users"] = [{"name": "operator", "user": {"token": token}}]
+        for context in kubeconfig["contexts"]:
+            context["context"]["user"] = "operator"
+        path = directory / "operator.kubeconfig"
+        path.write_text(yaml.safe_dump(kubeconfig))
+        return Place(cluster, namespace, name, path)
 
     def get(self, *arguments: str) -> Any:
         return self.cluster.get(*arguments, "-n", self.namespace)

@@ -14,6 +14,7 @@ from evolving_agent.contract import env
 from evolving_agent.contract.config import AgentConfig, AgentConfigFile
 from evolving_agent.contract.learning import Suite
 from evolving_agent.contract.report import (
+    MAX_MESSAGE_CHARS,
     EvaluationReport,
     Outcome,
     Report,
@@ -35,6 +36,7 @@ from evolving_agent.reporting import JobContext, JobError, log_to_stderr, run_jo
 
 EVALUATION, VALIDATION = "evaluation", "validation"
 MAX_ERROR_CHARS = 400
+ERROR_CHARS_IN_ALL = 2000  # what a termination message has room for beside the numbers of 16 suites
 MODEL_RETRIES = 4
 log = logging.getLogger(__name__)
 
@@ -180,10 +182,11 @@ async def _scores_of(
 
 
 async def _measure_all(context: JobContext, suites: tuple[Suite, ...], measure: Measure) -> list[_Measured]:
-    return [await _measured(context, suite, measure) for suite in suites]
+    room = min(MAX_ERROR_CHARS, ERROR_CHARS_IN_ALL // len(suites))
+    return [await _measured(context, suite, measure, room) for suite in suites]
 
 
-async def _measured(context: JobContext, suite: Suite, measure: Measure) -> _Measured:
+async def _measured(context: JobContext, suite: Suite, measure: Measure, error_chars: int) -> _Measured:
     try:
         return _Measured(await measure(suite, cases_of(suite, context)))
     except CaseError as problem:
@@ -191,7 +194,7 @@ async def _measured(context: JobContext, suite: Suite, measure: Measure) -> _Mea
     except UnansweredError as problem:
         reason, message, permanent = problem.reason, problem.message, problem.permanent
     log.error("suite %s cannot be measured: %s: %s", suite.name, reason, message)
-    error = SuiteResult(suite=suite.name, error_reason=reason, error=message[:MAX_ERROR_CHARS])
+    error = SuiteResult(suite=suite.name, error_reason=reason, error=message[:error_chars])
     return _Measured(error, permanent)
 
 
@@ -209,7 +212,7 @@ def _raise_unless_complete(measured: list[_Measured], report: EvaluationReport |
 
 
 def _summary(measured: list[_Measured]) -> str:
-    return "; ".join(_words(one.result) for one in measured)
+    return "; ".join(_words(one.result) for one in measured)[:MAX_MESSAGE_CHARS]
 
 
 def _words(result: SuiteResult) -> str:

@@ -195,4 +195,9 @@ def _trained(context: JobContext, state: TrainingState, reason: str) -> Training
 
 
 def _skipped(context: JobContext, reason: str, message: str) -> TrainingReport:
-    return TrainingReport(run_id=context.run_id, outcome=Outcome.SKIPPED, reason=reason, message=message)
+    return TrainingReport(
+        run_id=context.run_id,
+        outcome=Outcome.SKIPPED,
+        reason=reason,
+        message=message[:MAX_MESSAGE_CHARS],
+    )

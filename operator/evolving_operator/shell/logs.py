@@ -26,10 +26,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
+def _as_warning(record: logging.LogRecord) -> bool:
+    """kopf calls it an error when a watch has to wait for the API server; it is none while it retries."""
+    if record.levelno == logging.ERROR and "will retry" in record.getMessage():
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
+
+
 def configure(level: str) -> None:
     """All loggers to standard error. kopf reports only what went wrong: it handles every event of a watch."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(_as_warning)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("kopf").setLevel(logging.WARNING)
     logging.getLogger("aiohttp").setLevel(logging.WARNING)

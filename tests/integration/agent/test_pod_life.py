@@ -136,7 +136,10 @@ async def test_no_request_fails_while_a_pod_is_replaced_under_load(make_pod: Any
                 except httpx.HTTPError as error:
                     outcomes[f"{pod.name} failed: {error!r}"] += 1
 
-    async with pod_process(old) as first, pod_process(new) as second:
+    async with (
+        pod_process(old, EVOLVING_DRAIN_ACCEPT_SECONDS="10") as first,
+        pod_process(new) as second,
+    ):
         await asyncio.gather(first.until_ready(), second.until_ready())
         clients = [asyncio.create_task(client(stream)) for stream in (False, False, True, True)]
         await eventually(lambda: outcomes["support-0 ok"] >= 10, "load on the old pod")

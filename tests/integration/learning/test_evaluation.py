@@ -138,6 +138,29 @@ def test_an_outage_is_an_error_and_never_a_score(
     assert rivals.evaluated()[1].outcome is Outcome.SUCCEEDED
 
 
+def test_a_run_that_is_tried_again_does_not_ask_the_candidate_again(rivals: Rivals) -> None:
+    rivals.provider.control(gone="base-model")
+    assert rivals.evaluated()[1].reason == "ModelNotFound"
+    asked = rivals.provider.count(f"chat:{rivals.model_id}")
+    assert asked > 0
+    rivals.provider.reset()
+    assert rivals.evaluated()[1].outcome is Outcome.SUCCEEDED
+    assert rivals.provider.count(f"chat:{rivals.model_id}") == asked
+
+
+def test_many_long_errors_still_fit_into_a_termination_message(rivals: Rivals) -> None:
+    names = [f"suite-{number}" for number in range(16)]
+    suites = tuple(
+        Suite(name=name, config_map_ref=ConfigMapKeyRef(name="v", key="cases.jsonl")) for name in names
+    )
+    rivals.bench.configure(learning_config(rivals.provider.base_url, suites=suites))
+    for name in names:
+        rivals.bench.add_suite(name, [json.dumps({"id": "x" * 300, "input": "x"})] * 2)
+    code, report = rivals.evaluated()
+    assert code == env.EXIT_PERMANENT
+    assert [suite.error_reason for suite in report.suites] == ["InvalidSuite"] * 16
+
+
 def test_a_broken_suite_does_not_hide_the_numbers_of_the_other(rivals: Rivals) -> None:
     rivals.bench.add_suite("routing", ['{"id": "1", "input": "x", "expected": {"answer": 3}}'])
     code, report = rivals.evaluated()

@@ -23,9 +23,9 @@ def cluster_with_crds(control_plane: RunningCluster) -> RunningCluster:
 
 
 @pytest.fixture
-def place(cluster_with_crds: RunningCluster) -> Iterator[Place]:
+def place(cluster_with_crds: RunningCluster, tmp_path: Path) -> Iterator[Place]:
     with cluster_with_crds.namespace(f"operator-{uuid.uuid4().hex[:8]}") as namespace:
-        yield Place(cluster_with_crds, namespace)
+        yield Place.prepare(cluster_with_crds, namespace, tmp_path)
 
 
 @pytest.fixture

@@ -217,3 +217,25 @@ def test_a_dataset_that_somebody_removed_does_not_stop_the_next_one(bench: JobBe
     latest = latest_manifest(bench.layout)
     assert latest is not None
     assert latest.parent is None
+
+
+@pytest.mark.parametrize("step", ["write_dataset", "point_to"])
+def test_a_run_that_is_killed_between_two_writes_is_made_up_for(
+    bench: JobBench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    class KilledError(BaseException):
+        """Nobody catches it."""
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    write_log(bench.layout, taught(0, 20))
+    with monkeypatch.context() as patched:
+        patched.setattr(job, step, killed)
+        with pytest.raises(KilledError):
+            bench.run(job.run, "run-1")
+    report = curated(bench)
+    latest = latest_manifest(bench.layout)
+    assert latest is not None
+    assert report.dataset == latest.ref
+    assert report.dataset.examples + report.dataset.holdout == 20

@@ -1,6 +1,6 @@
 # One file, four images: operator, agent, trainer, model-server (`--target NAME`; `python3 hack/images build` does it).
-# Dependencies come from the hashed locks in requirements/ and change seldom: they are the early layers.
-# The project's own wheel is the last layer.
+# Dependencies come from the hashed locks in requirements/ and change seldom: they are the early layers, and pip's cache
+# outlives them (torch need not come again for a change of another package). The project's own wheel is the last layer.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # --- builder: has pip; nothing of it but /opt/venv and /opt/project reaches an image ---
@@ -9,41 +9,47 @@ FROM ${BASE_IMAGE} AS builder
 ARG PIP_INDEX_URL
 ARG PIP_CERT
 ENV PIP_INDEX_URL=${PIP_INDEX_URL} PIP_CERT=${PIP_CERT} \
-    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 COPY requirements/build.lock /build/
-RUN python3 -m venv /opt/build \
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /opt/build \
  && /opt/build/bin/pip install --quiet --require-hashes --no-deps -r /build/build.lock \
  && python3 -m venv --without-pip /opt/venv
 
 # --- one virtual environment per image ---
 FROM builder AS operator-venv
 COPY requirements/operator.lock hack/images/install_locked.py /build/
-RUN /opt/build/bin/python /build/install_locked.py /build/operator.lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/build/bin/python /build/install_locked.py /build/operator.lock
 
 FROM builder AS agent-venv
 COPY requirements/agent.lock hack/images/install_locked.py /build/
-RUN /opt/build/bin/python /build/install_locked.py /build/agent.lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/build/bin/python /build/install_locked.py /build/agent.lock
 
 FROM builder AS trainer-venv
 # An index of other builds of torch (CPU only, or another CUDA); empty: the build that the lock pins.
 ARG TORCH_INDEX
 COPY requirements/trainer.lock hack/images/install_locked.py /build/
-RUN /opt/build/bin/python /build/install_locked.py /build/trainer.lock --torch-index "${TORCH_INDEX}"
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/build/bin/python /build/install_locked.py /build/trainer.lock --torch-index "${TORCH_INDEX}"
 
 # Minutes of compiling, so on its own. Not tuned to the machine that builds, but to any x86-64 of the last ten years;
 # without OpenMP the image needs no library beyond the base's own.
 FROM builder AS llama-wheel
-RUN apt-get update -q && apt-get install -qy --no-install-recommends cmake g++ ninja-build python3-dev \
+RUN apt-get update -q && apt-get install -qy --no-install-recommends cmake g++ ninja-build \
  && rm -rf /var/lib/apt/lists/*
 COPY requirements/llama-cpp-python.lock /build/
 ARG LLAMA_CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF"
-RUN CMAKE_ARGS="${LLAMA_CMAKE_ARGS}" /opt/build/bin/pip wheel --no-deps --require-hashes --wheel-dir /build/wheels \
-      --requirement /build/llama-cpp-python.lock
+RUN --mount=type=cache,target=/root/.cache/pip \
+    CMAKE_ARGS="${LLAMA_CMAKE_ARGS}" /opt/build/bin/pip wheel --no-deps --require-hashes \
+      --wheel-dir /build/wheels --requirement /build/llama-cpp-python.lock
 
 FROM builder AS model-server-venv
 COPY requirements/model-server.lock hack/images/install_locked.py /build/
 COPY --from=llama-wheel /build/wheels /build/wheels
-RUN /opt/build/bin/python /build/install_locked.py /build/model-server.lock --wheels /build/wheels
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/build/bin/python /build/install_locked.py /build/model-server.lock --wheels /build/wheels
 
 # --- the project itself ---
 FROM builder AS project

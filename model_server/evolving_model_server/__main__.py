@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             model or "(none was named)",
         )
         return 2
-    # Read when llama.cpp's threads start. By default they spin while they wait for each other: on a busy
-    # machine with two CPUs that made 0.5 tokens a second of 30.
+    # Read when llama.cpp's threads start, where it is built with OpenMP. By default they spin while they wait
+    # for each other: on a busy machine with two CPUs that made 0.5 tokens a second of 30.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from evolving_model_server.engine import LlamaEngine  # noqa: PLC0415 (so that --help needs no llama.cpp)
 
@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     option("--adapters", env.ADAPTERS, Path(env.DEFAULT_ADAPTERS), Path, "directory of the LoRA adapters")
     option("--max-adapters", "EVOLVING_MAX_ADAPTERS", 8, int, "adapters kept in memory at once")
     option("--context-tokens", "EVOLVING_CONTEXT_TOKENS", 2048, int, "longest prompt and answer together")
-    option("--threads", "EVOLVING_THREADS", usable_cpus(), int, "threads of the model")
+    # All threads wait for the slowest at every step: one that has to share its CPU slows down all the others.
+    half = max(1, usable_cpus() // 2)
+    option("--threads", "EVOLVING_THREADS", half, int, "threads of the model; half the CPUs if not given")
     option("--queue-limit", "EVOLVING_QUEUE_LIMIT", 64, int, "requests that may run or wait; more get a 429")
     option("--drain-seconds", "EVOLVING_DRAIN_SECONDS", 25, int, "time for running requests after SIGTERM")
     return parser

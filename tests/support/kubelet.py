@@ -28,7 +28,7 @@ class Kubelet:
         """Every serving pod of the agent becomes ready. Returns how many there are."""
         pods = self.pods(f"{names.LABEL_AGENT}={agent}", f"{names.LABEL_COMPONENT}={names.COMPONENT_AGENT}")
         for pod in pods:
-            self._report(pod, "Running", {"running": {"startedAt": _now()}}, ready=True)
+            self._report(pod, "Running", running(), ready=True)
         return len(pods)
 
     def wait_for_service(self, agent: str, stamp: str, replicas: int) -> None:
@@ -54,36 +54,10 @@ class Kubelet:
         """The Job's pod runs and leaves the report."""
         selector = f"batch.kubernetes.io/job-name={job}"
         pod = eventually(lambda: self.pods(selector), timeout=30, message=f"a pod of Job {job}")[0]
-        terminated = {
-            "exitCode": exit_code,
-            "reason": "Completed" if exit_code == 0 else "Error",
-            "startedAt": _now(),
-            "finishedAt": _now(),
-            "message": encode_report(report).decode() if report is not None else "",
-        }
         phase = "Succeeded" if exit_code == 0 else "Failed"
-        self._report(pod, phase, {"terminated": terminated}, ready=False)
+        self._report(pod, phase, {"terminated": terminated(report, exit_code)}, ready=False)
 
     def _report(self, pod: Raw, phase: str, state: Raw, *, ready: bool) -> None:
-        container = pod["spec"]["containers"][0]
-        word = "True" if ready else "False"
-        status = {
-            "phase": phase,
-            "conditions": [
-                {"type": kind, "status": word, "lastTransitionTime": _now()}
-                for kind in ("Ready", "ContainersReady")
-            ],
-            "containerStatuses": [
-                {
-                    "name": container["name"],
-                    "image": container["image"],
-                    "imageID": "",
-                    "ready": ready,
-                    "restartCount": 0,
-                    "state": state,
-                }
-            ],
-        }
         if pod.get("status", {}).get("phase") == phase and phase == "Running":
             return
         self.cluster.kubectl(
@@ -95,9 +69,48 @@ class Kubelet:
             "--subresource=status",
             "--type=merge",
             "-p",
-            json.dumps({"status": status}),
+            json.dumps({"status": pod_status(pod, phase, state, ready=ready)}),
             check=False,  # a pod may go while we speak for it
         )
+
+
+def pod_status(pod: Raw, phase: str, state: Raw, *, ready: bool) -> Raw:
+    """What kubelet says of a pod whose only container is in `state`."""
+    container = pod["spec"]["containers"][0]
+    word = "True" if ready else "False"
+    return {
+        "phase": phase,
+        "conditions": [
+            {"type": kind, "status": word, "lastTransitionTime": _now()}
+            for kind in ("Ready", "ContainersReady")
+        ],
+        "containerStatuses": [
+            {
+                "name": container["name"],
+                "image": container["image"],
+                "imageID": "",
+                "ready": ready,
+                "restartCount": 0,
+                "state": state,
+            }
+        ],
+    }
+
+
+def running() -> Raw:
+    """The state of a container that runs."""
+    return {"running": {"startedAt": _now()}}
+
+
+def terminated(report: Report | None, exit_code: int) -> Raw:
+    """How a container ended, and the report that it left."""
+    return {
+        "exitCode": exit_code,
+        "reason": "Completed" if exit_code == 0 else "Error",
+        "startedAt": _now(),
+        "finishedAt": _now(),
+        "message": encode_report(report).decode() if report is not None else "",
+    }
 
 
 def _now() -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,33 @@ from support.cluster import RunningCluster
 LEASE_SECONDS = 3
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
 @dataclass
 class OperatorProcess:
     """`python -m evolving_operator run`, restricted to one namespace."""
 
     process: subprocess.Popen[bytes]
     log: Path
+    port: int  # of /metrics, /healthz and /readyz
+
+    def ask(self, path: str) -> str:
+        """The answer of its own HTTP server; "" while it does not answer, or answers with an error."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample, by its name with labels."""
+        samples = (line.rpartition(" ") for line in self.ask("/metrics").splitlines() if line[0] != "#")
+        return {name: float(value) for name, _, value in samples}
 
     def kill(self) -> None:
         """As a power cut would."""
@@ -40,6 +63,10 @@ class OperatorProcess:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
+    def refusals(self) -> list[dict[str, Any]]:
+        """What it was not allowed to do, kopf's watches included."""
+        return [line for line in self.lines() if "forbidden" in json.dumps(line).lower()]
+
     def errors(self) -> list[dict[str, Any]]:
         return [line for line in self.lines() if line["level"] in ("ERROR", "CRITICAL")]
 
@@ -49,6 +76,7 @@ class OperatorProcess:
 
 def start_operator_process(place: Place, log: Path) -> OperatorProcess:
     """Restricted to the place's namespace, its Lease included, with the rights that the chart gives it."""
+    port = free_port()
     environment = {
         **os.environ,
         "KUBECONFIG": str(place.operator_kubeconfig),
@@ -56,11 +84,11 @@ def start_operator_process(place: Place, log: Path) -> OperatorProcess:
         "EVOLVING_OPERATOR_NAMESPACES": place.namespace,
         "EVOLVING_OPERATOR_LEASE_NAMESPACE": place.namespace,
         "EVOLVING_OPERATOR_LEASE_SECONDS": str(LEASE_SECONDS),
-        "EVOLVING_OPERATOR_METRICS_PORT": "0",
+        "EVOLVING_OPERATOR_METRICS_PORT": str(port),
     }
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "evolving_operator", "run"]
-        return OperatorProcess(subprocess.Popen(command, env=environment, stderr=stream), log)
+        return OperatorProcess(subprocess.Popen(command, env=environment, stderr=stream), log, port)
 
 
 StartOperator = Callable[[], OperatorProcess]

@@ -100,7 +100,7 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
             run_id=context.run_id,
             outcome=Outcome.SKIPPED,
             reason="NotEnoughExamples",
-            message=f"{len(resolved.train)} of {least} examples, from {len(experience.episodes)} requests"
+            message=f"{len(resolved.train)} of {least} examples, {_origin(experience)}"
             + _most_common(dropped),
             dropped=counted,
             quarantined=len(experience.bad_lines),
@@ -139,7 +139,7 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
         outcome=Outcome.SUCCEEDED,
         reason=reason,
         message=f"dataset {version}: {manifest.examples} examples and {manifest.holdout} held out, "
-        f"from {len(experience.episodes)} requests",
+        f"{_origin(experience)}",
         dataset=manifest.ref,
         dropped=counted,
         quarantined=len(experience.bad_lines),
@@ -201,6 +201,13 @@ def _evaluation_inputs(context: JobContext, redaction: Redaction) -> set[str]:
                 except UnscrubbableError:
                     continue  # no example can hold this text redacted either
     return inputs
+
+
+def _origin(experience: Experience) -> str:
+    """Where the examples come from, and how many lines of the log could not be read."""
+    bad = len(experience.bad_lines)
+    told = f"; {bad} line{'s' if bad != 1 else ''} quarantined" if bad else ""
+    return f"from {len(experience.episodes)} requests{told}"
 
 
 def _most_common(dropped: Counter[DropReason]) -> str:

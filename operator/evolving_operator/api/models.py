@@ -129,11 +129,8 @@ class Shadow(Document):
     percent: int = Field(
         default=10, ge=1, le=100, description="Share of live requests the candidate sees too."
     )
-    min_requests: int = Field(
-        default=50, ge=1, le=1_000_000, description="Shadowed requests before the candidate goes on."
-    )
-    timeout_seconds: int = Field(
-        default=3600, ge=1, le=604_800, description="After this time it goes on with fewer requests."
+    duration_seconds: int = Field(
+        default=3600, ge=1, le=604_800, description="How long it answers unseen before it goes on."
     )
 
 

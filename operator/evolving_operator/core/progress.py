@@ -36,7 +36,8 @@ def dataset_ready(situation: Situation) -> Finding:
     ):
         return blocked
     if dataset is not None:
-        return true("DatasetWritten", f"Dataset {dataset.version} has {dataset.examples} examples.")
+        said = run.message if run is not None and run.state is RunState.SUCCEEDED else ""
+        return true("DatasetWritten", said or f"Dataset {dataset.version} has {dataset.examples} examples.")
     if run is not None and run.state is RunState.SKIPPED:
         return false(run.reason, run.message)
     if run is not None and run.state is RunState.RUNNING:

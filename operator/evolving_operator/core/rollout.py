@@ -359,7 +359,7 @@ def _promote_after_shadow(
     rollout, shadow = situation.status.rollout, situation.spec.rollout.shadow
     is_shadowing = rollout is not None and rollout.step is RolloutStep.SHADOW
     if shadow is not None and rollout is not None and is_shadowing:
-        ends = after(rollout.since, shadow.timeout_seconds)
+        ends = after(rollout.since, shadow.duration_seconds)
         if not situation.timers.passed(ends):
             return None
     promoted = _moved(situation, ref.model_copy(update={"since": situation.timestamp}), because)

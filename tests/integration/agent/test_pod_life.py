@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 
 from evolving_agent.contract.report import Outcome, ServeReport, parse_report
 from evolving_agent.testing.scripted_model import Reply
-from support.pods import DEADLINE_SECONDS, Pod, PodProcess, eventually
+from support.pods import DEADLINE_SECONDS, Pod, eventually
+from support.sudden_death import Ledger, live_and_die, pod_process, read_ids
 
 IMPATIENT = {"EVOLVING_MODEL_WAIT_SECONDS": "1", "EVOLVING_CONFIG_WAIT_SECONDS": "1"}
-
-
-@asynccontextmanager
-async def pod_process(pod: Pod, **environment: str) -> AsyncIterator[PodProcess]:
-    started = await PodProcess.start(pod, **environment)
-    try:
-        yield started
-    finally:
-        await started.kill()
-
-
-async def chat(http: httpx.AsyncClient, pod: Pod, text: str) -> httpx.Response:
-    body = {"model": "x", "messages": [{"role": "user", "content": text}]}
-    return await http.post(f"{pod.url}/v1/chat/completions", json=body, timeout=DEADLINE_SECONDS)
 
 
 async def test_a_pod_says_what_it_waits_for_and_is_ready_once_the_model_has_answered(
@@ -182,50 +166,18 @@ async def test_what_runs_at_sigterm_is_finished(make_pod: Any, upstream: Any) ->
         assert len(pod.episodes()) == 5
 
 
-async def test_sudden_death_loses_no_acknowledged_answer_and_no_feedback(
-    make_pod: Any, upstream: Any
-) -> None:
+async def test_sudden_death_loses_no_acknowledged_answer_and_no_feedback(make_pod: Any) -> None:
     pod = make_pod()
     pod.write_config()
-    acknowledged: set[str] = set()
-    reflected: set[str] = set()
-
-    async def user() -> None:
-        async with httpx.AsyncClient() as http:
-            while True:
-                try:
-                    answer = (await chat(http, pod, "Hi")).json()["id"]
-                    acknowledged.add(answer)
-                    feedback = {"completion_id": answer, "thumbs": "up"}
-                    word = await http.post(f"{pod.url}/v1/feedback", json=feedback, timeout=DEADLINE_SECONDS)
-                    reflected.add(word.json()["id"])
-                except httpx.HTTPError:
-                    return  # the pod died
+    ledger = Ledger()
 
     for _ in range(3):
-        async with pod_process(pod) as started:
-            await started.until_ready()
-            users = [asyncio.create_task(user()) for _ in range(8)]
-            enough = len(acknowledged) + 40
-            await eventually(lambda enough=enough: len(acknowledged) >= enough, "load")
-            await started.kill()
-            await asyncio.gather(*users)
+        await live_and_die(pod, ledger, answers=40)
 
     logged, torn = read_ids(pod.store.episode_files)
-    assert acknowledged <= logged
-    assert len(acknowledged) >= 120
+    assert ledger.answers <= logged
+    assert len(ledger.answers) >= 120
     reflections, torn_reflections = read_ids(pod.store.reflection_files)
-    assert reflected <= reflections
+    assert ledger.feedback <= reflections
     assert torn + torn_reflections <= 3  # at most the line that was being written, per life
     assert len(pod.store.episode_files) == 3  # no life writes on in a file that may end in a torn line
-
-
-def read_ids(files: Any) -> tuple[set[str], int]:
-    ids, torn = set(), 0
-    for path in files:
-        for line in path.read_bytes().splitlines():
-            try:
-                ids.add(json.loads(line)["id"])
-            except ValueError:
-                torn += 1
-    return ids, torn

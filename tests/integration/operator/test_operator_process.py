@@ -135,6 +135,7 @@ def test_the_loop_goes_round_and_back(place: Place, kubelet: Kubelet, start_oper
     for reason in ("Adopted", "CandidateFound", "VerdictPassed", "Promoted", "RolledOut", "RolledBack"):
         assert events.count(reason) == 1
     assert operator.errors() == []
+    assert operator.refusals() == []
     assert operator.stop() == 0
 
 
@@ -198,6 +199,27 @@ def test_a_restarted_operator_writes_nothing(
 
     after = versions(place)
     assert {name: after[name] for name in before} == before
+
+
+def test_it_tells_how_it_is(place: Place, kubelet: Kubelet, start_operator: StartOperator) -> None:
+    operator = start_operator()
+    served(place, kubelet)
+
+    assert operator.ask("/readyz") == "ok"
+    assert operator.ask("/healthz") == "ok"
+    seen = eventually(operator.metrics, timeout=10, message="metrics")
+    assert seen["evolving_operator_leader"] == 1
+    assert seen["evolving_operator_agents"] == 1
+    ready = f'evolving_operator_agent_ready{{agent="support",namespace="{place.namespace}"}}'
+    assert seen[ready] == 1
+    assert seen['evolving_operator_agent_conditions{status="True",type="Ready"}'] == 1
+    assert seen['evolving_operator_reconciles_total{result="success"}'] > 0
+    # a renewal of the Lease has come back through the watch
+    eventually(
+        lambda: operator.metrics()["evolving_operator_watch_heartbeat_age_seconds"] < LEASE_SECONDS,
+        timeout=LEASE_SECONDS * 3,
+        message="a heartbeat",
+    )
 
 
 def test_another_process_takes_over(place: Place, start_operator: StartOperator) -> None:

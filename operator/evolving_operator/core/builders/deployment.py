@@ -62,7 +62,7 @@ def _container(context: BuildContext, config_hash: str) -> Container:
         args=("serve",),
         env=[*common_env(context), literal(env.CONFIG_HASH, config_hash)],
         mounts=common_mounts(context),
-        requests={"cpu": "50m", "memory": "128Mi"},
+        requests={"cpu": "50m", "memory": "192Mi"},
         extra={
             "ports": [{"name": PORT_NAME, "containerPort": env.SERVE_PORT, "protocol": "TCP"}],
             "startupProbe": _probe("/healthz", period=2, failures=_STARTUP_SECONDS // 2),

@@ -97,9 +97,16 @@ class Builder:
         for name, value in given.items():
             command += ["--build-arg", f"{name}={value}"]
         command.append(cache.REPOSITORY)
+        before = self._identity(image)
         progress.run(
             f"image {target}", command, todo=BUILD_TODO, env=self._environment(), log=f"image-{target}"
         )
+        if before and before != self._identity(image):
+            # It lost its name and would stay for good: gigabytes with each change of the trainer.
+            self._output("rmi", before)
+
+    def _identity(self, image: str) -> str:
+        return (self._output("images", "--quiet", "--no-trunc", image) or "").strip()
 
     def export(self, image: str, archive: Path) -> None:
         """Write the image as an archive that a node can import.

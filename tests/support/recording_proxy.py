@@ -50,8 +50,9 @@ class Write:
     status: int | None = None
 
     @property
-    def took_effect(self) -> bool:
-        return self.status is not None and self.status < 300
+    def is_creation(self) -> bool:
+        """Whether it made an object that was not there."""
+        return self.method == "POST" and self.status == 201
 
     def __str__(self) -> str:
         return f"{self.method} {self.target}"

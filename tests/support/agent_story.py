@@ -1,0 +1,251 @@
+"""The life of one agent, told against a real API server: a user, kubelet, and what is left at the end.
+
+The end is told without what differs from run to run: times, the namespace, the agent's UID.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from evolving_agent.contract.report import (
+    CurationReport,
+    DatasetRef,
+    EvaluationReport,
+    Outcome,
+    Report,
+    SuiteResult,
+    ValidationReport,
+)
+from evolving_operator.api import names
+from evolving_operator.cluster.errors import ClusterError
+from evolving_operator.cluster.kinds import AGENT, EVENT, OWNED, REVISION, Kind, kind_of
+from evolving_operator.cluster.live import LiveGateway
+from evolving_operator.testing.simulation import revision_of, training_report
+from support.cluster import eventually_async
+from support.kubelet import pod_status, running, terminated
+
+Raw = dict[str, Any]
+
+NAME = "support"
+_LEASE_NAME = "evolving-operator"
+_POD = kind_of("v1", "Pod")
+_NODE_POLL_SECONDS = 0.25
+_STEP_SECONDS = 180  # for one passage of the story; a machine that is busy is slow, not wrong
+_QUIET_SECONDS = 2.5
+_AGREE_SECONDS = 30
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+# Chosen by the API server or its controllers.
+_ALLOTTED = frozenset({"clusterIP", "clusterIPs", "volumeName"})
+
+SPEC: Raw = {
+    "model": {"base": "smollm2", "endpoint": {"baseURL": "http://models:8000/v1"}},
+    "agent": {"instructions": "You route requests.", "replicas": 2},
+    "curation": {"schedule": "0 1 1 1 *"},
+    "training": {
+        "schedule": "0 3 1 1 *",
+        "backend": {"type": "LoRA", "lora": {"adapterVolume": {"claimName": "adapters"}}},
+    },
+    "rollout": {"bakeSeconds": 0},
+}
+
+
+@dataclass
+class Story:
+    """The user, kubelet, and whoever looks at what is left."""
+
+    gateway: LiveGateway
+    namespace: str
+    proxy: RecordingProxy
+    operator: _Operator
+
+    async def tell_story(self) -> None:
+        """Created, served; curated; trained, proven, promoted, validated; once more, and taken back.
+
+        Raises NotInTimeError, naming the passage.
+        """
+        await self._apply()
+        await self._reach("the base model is served", _is_well)
+        await self._apply("curate:1")
+        await self._reach("curated", lambda status: status["curation"]["state"] == "Succeeded")
+        await self._apply("finetune:1")
+        await self._reach("promoted", _has_rollout(_GOOD, "Done"))
+        await self._apply("finetune:2")
+        await self._reach("taken back", _has_rollout(_BAD, "RolledBack"))
+        await self._reach("the first model is served again", _is_well)
+
+    async def play_node(self) -> None:
+        """Serving pods become ready, Jobs' pods end with the report that the story has for them."""
+        while True:
+            with contextlib.suppress(ClusterError):  # a pod may go while we speak for it
+                for pod in (await self.gateway.list_all(_POD, self.namespace))[0]:
+                    await self._play_kubelet(pod)
+            await asyncio.sleep(_NODE_POLL_SECONDS)
+
+    async def end_state(self, expected: Raw | None) -> Raw:
+        """What is left once the operator has nothing more to do, and a little later if it is not `expected`.
+
+        Later, because to be slow is no divergence.
+        """
+        deadline = time.monotonic() + _AGREE_SECONDS
+        while True:
+            await eventually_async(self._is_quiet, _STEP_SECONDS, "the operator has nothing more to do")
+            state = await self._state()
+            if expected in (None, state) or time.monotonic() > deadline:
+                return state
+            await asyncio.sleep(1)
+
+    async def _apply(self, run: str | None = None) -> None:
+        metadata: Raw = {"name": NAME, "namespace": self.namespace}
+        if run is not None:
+            metadata["annotations"] = {names.ANNOTATION_RUN: run}
+        agent = {"apiVersion": AGENT.api_version, "kind": AGENT.kind, "metadata": metadata, "spec": SPEC}
+        await self.gateway.apply(agent)
+
+    async def _reach(self, passage: str, is_reached: Callable[[Raw], bool]) -> None:
+        async def reached() -> bool:
+            status = (await self.gateway.read(AGENT, self.namespace, NAME)).get("status", {})
+            try:
+                return is_reached(status)
+            except KeyError:  # a field that is not there yet
+                return False
+
+        await eventually_async(reached, _STEP_SECONDS, passage)
+
+    async def _play_kubelet(self, pod: Raw) -> None:
+        labels, phase = pod["metadata"]["labels"], pod.get("status", {}).get("phase")
+        job = labels.get("batch.kubernetes.io/job-name")
+        if job is None and phase == "Pending":
+            status = pod_status(pod, "Running", running(), ready=True)
+        elif phase == "Pending" and (report := _REPORTS.get(job)) is not None:
+            status = pod_status(pod, "Succeeded", {"terminated": terminated(report, 0)}, ready=False)
+        else:
+            return
+        metadata = {"name": pod["metadata"]["name"], "namespace": self.namespace}
+        await self.gateway.apply_status(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
+        )
+
+    async def _is_quiet(self) -> bool:
+        if self.proxy.leading_since is None:
+            return False
+        since = max(self.proxy.leading_since, self.proxy.last_write_at)
+        return time.monotonic() - since > _QUIET_SECONDS
+
+    async def _state(self) -> Raw:
+        agent = await self.gateway.read(AGENT, self.namespace, NAME)
+        created = [write.target for write in self.proxy.writes if write.is_creation]
+        state: Raw = {
+            "status": agent["status"],
+            "children": {},
+            "revisions": {},
+            "jobs": Counter(),
+            "jobsCreated": Counter(
+                _component(target.removeprefix("jobs/")) for target in created if target.startswith("jobs/")
+            ),
+            "events": Counter(
+                event["reason"]
+                for event in await self._all(EVENT)
+                if event.get("reportingController") == names.MANAGED_BY
+            ),
+        }
+        for kind in OWNED:
+            for raw in await self._all(kind):
+                name = raw["metadata"]["name"]
+                if kind == REVISION:
+                    state["revisions"][name] = {"spec": raw["spec"], "status": raw["status"]}
+                elif kind.kind == "Job":
+                    state["jobs"][_component(name)] += 1
+                elif kind != _POD:
+                    state["children"][f"{kind.kind}/{name}"] = _essence(raw)
+        text = json.dumps(state).replace(agent["metadata"]["uid"], "UID").replace(self.namespace, "NAMESPACE")
+        normal: Raw = json.loads(_TIME.sub("TIME", text))
+        return normal
+
+    async def _all(self, kind: Kind) -> list[Raw]:
+        return (await self.gateway.list_all(kind, self.namespace))[0]
+
+
+def _essence(raw: Raw) -> Raw:
+    """Of a child, what the operator asks for. Its hash covers the UID and says nothing between runs."""
+    annotations = {
+        key: value
+        for key, value in raw["metadata"].get("annotations", {}).items()
+        if key.startswith(names.GROUP) and key != names.ANNOTATION_APPLIED_HASH
+    }
+    spec = {key: value for key, value in raw.get("spec", {}).items() if key not in _ALLOTTED}
+    return {
+        "labels": raw["metadata"]["labels"],
+        "annotations": annotations,
+        "owners": raw["metadata"].get("ownerReferences"),
+        "spec": spec,
+        "data": raw.get("data"),
+    }
+
+
+def _component(job: str) -> str:
+    return job.removeprefix(f"{NAME}-").partition("-")[0]
+
+
+def _is_well(status: Raw) -> bool:
+    conditions = {item["type"]: item for item in status["conditions"]}
+    found = conditions["Progressing"]["reason"], conditions["Ready"]["status"]
+    return found == ("Converged", "True")
+
+
+def _has_rollout(revision: str, step: str) -> Callable[[Raw], bool]:
+    return lambda status: (status["rollout"]["revision"], status["rollout"]["step"]) == (revision, step)
+
+
+# --- what the Jobs report -------------------------------------------------------------------------
+
+_GOOD, _BAD = revision_of(NAME, "smollm2-ft-1"), revision_of(NAME, "smollm2-ft-2")
+
+
+def _suite(candidate: int) -> SuiteResult:
+    return SuiteResult(
+        suite="holdout",
+        samples=50,
+        baseline_bps=2000,
+        candidate_bps=candidate,
+        delta_bps=candidate - 2000,
+        lower_bps=candidate - 3500,
+    )
+
+
+def _reports() -> Iterator[tuple[str, Report]]:
+    """By the name of the Job. A Job that is not in the story never ends."""
+    dataset = DatasetRef(version="d1", digest="digest-d1", examples=100, holdout=50)
+    succeeded = {"run_id": "run", "outcome": Outcome.SUCCEEDED, "message": ""}
+    yield (
+        names.on_demand_job(NAME, "curate", "curate:1"),
+        CurationReport(**succeeded, reason="DatasetWritten", dataset=dataset),
+    )
+    for number, revision, score in ((1, _GOOD, 8500), (2, _BAD, 3000)):
+        yield (
+            names.on_demand_job(NAME, "finetune", f"finetune:{number}"),
+            training_report(f"smollm2-ft-{number}"),
+        )
+        yield (
+            names.evaluate_job(revision, ""),
+            EvaluationReport(
+                **succeeded,
+                reason="Measured",
+                candidate="candidate",
+                incumbent="incumbent",
+                suites=(_suite(8500),),
+            ),
+        )
+        yield (
+            names.validate_job(revision),
+            ValidationReport(**succeeded, reason="Measured", revision=revision, suites=(_suite(score),)),
+        )
+
+
+_REPORTS = dict(_reports())

@@ -77,6 +77,15 @@ def load_archive(cluster: Cluster, archive: Path) -> None:
     known = _known(cluster)
     loaded |= {name: [identity, known.get(name)] for name, identity in wanted.items()}
     record.write_text(json.dumps(loaded, indent=1) + "\n", encoding="utf-8")
+    _drop_replaced(cluster, known)
+
+
+def _drop_replaced(cluster: Cluster, known: dict[str, str]) -> None:
+    """Forget images that lost their name to a newer one; by its ID alone each would be kept for good."""
+    named = {digest for name, digest in known.items() if not name.startswith("sha256:")}
+    replaced = [name for name, digest in known.items() if name.startswith("sha256:") and digest not in named]
+    if replaced:
+        subprocess.run(_ctr(cluster, "images", "remove", *replaced), capture_output=True, check=False)
 
 
 def _recorded_archive(image: str) -> Path | None:

@@ -20,7 +20,7 @@ class SettingsError(Exception):
 class Settings:
     images: Images
     namespaces: tuple[str, ...] = ()  # none: all of the cluster
-    workers: int = 16
+    workers: int = 8
     metrics_port: int = 9090
     resync_seconds: int = 600
     lease_namespace: str = "default"
@@ -42,7 +42,7 @@ class Settings:
             namespaces=tuple(
                 name.strip() for name in variable.text("NAMESPACES", "").split(",") if name.strip()
             ),
-            workers=variable.number("WORKERS", 16, least=1),
+            workers=variable.number("WORKERS", 8, least=1),
             metrics_port=variable.number("METRICS_PORT", 9090, least=0),
             resync_seconds=variable.number("RESYNC_SECONDS", 600, least=10),
             lease_namespace=variable.text("LEASE_NAMESPACE", own_namespace),

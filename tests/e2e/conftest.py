@@ -11,6 +11,9 @@ from support.cluster import RunningCluster, image, run_tool
 @pytest.fixture(scope="session")
 def installed(node_cluster: RunningCluster) -> RunningCluster:
     """A cluster with the operator in it, installed as a user installs it."""
+    # CRDs outlive a release, and belong to it: those that another test left are not this one's to take over.
+    crds = ("evolvingagents.evolvingagents.io", "agentrevisions.evolvingagents.io")
+    node_cluster.kubectl("delete", "crd", *crds, "--ignore-not-found", "--timeout=120s")
     node_cluster.helm(
         *("upgrade", "--install", "evolving-agents", str(ROOT / "charts" / "evolving-agents")),
         *("--namespace", "evolving-agents", "--create-namespace", "--wait", "--timeout", "5m"),

@@ -113,20 +113,19 @@ class Scene:
             *arguments,
         ]
         result: dict[str, Any] = {}
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        try:
-            assert process.stdin is not None
-            process.stdin.write(lines)
-            process.stdin.close()
-            process.stdin = None
-            yield result
-            self.kubectl("exec", "demo-client", "--", "python", "-c", STOP_LOAD)
-            output, _ = process.communicate(timeout=120)
-            events = [json.loads(line) for line in output.splitlines()]
-            result.update(events[-1], failures=[e["error"] for e in events if e["event"] == "failed"])
-        finally:
-            process.kill()
-            process.wait()
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdin is not None
+                process.stdin.write(lines)
+                process.stdin.close()
+                process.stdin = None
+                yield result
+                self.kubectl("exec", "demo-client", "--", "python", "-c", STOP_LOAD)
+                output, _ = process.communicate(timeout=120)
+            finally:
+                process.kill()
+        events = [json.loads(line) for line in output.splitlines()]
+        result.update(events[-1], failures=[e["error"] for e in events if e["event"] == "failed"])
 
     def provider(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """A call to the provider double, from inside the cluster."""

@@ -77,7 +77,9 @@ def test_the_loop_promotes_a_better_model_and_takes_back_a_worse_one(ready: Scen
     assert scene.status()["lastVerdict"]["result"] == "Passed"
     assert scene.provider("GET", "/control/counters")["fine_tuning_jobs_created"] == 1
 
-    # when a second candidate passes its evaluation but answers wrongly once it serves
+    # when a second candidate passes an easier gate but answers wrongly once it serves
+    suite = scene.get("evolvingagent", "support")["spec"]["evaluation"]["suites"][0]
+    scene.patch({"evaluation": {"suites": [suite | {"objective": "NoRegress", "minDeltaBps": -10_000}]}})
     scene.client("teach", "\n".join(REQUESTS[160:220]))
     scene.run("curate", "second")
     scene.wait("a second dataset", lambda: scene.status()["dataset"]["examples"] > 120)

@@ -207,7 +207,7 @@ HAPPENINGS: dict[str, Happening] = {
     "pin": _pin_newest,
     "unpin": _edit(rollout={"bakeSeconds": 60}),
     "manual": _edit(rollout={"approval": "Manual"}),
-    "shadow": _edit(rollout={"shadow": {"timeoutSeconds": 120}}),
+    "shadow": _edit(rollout={"shadow": {"durationSeconds": 120}}),
     "approve": _say("Approved"),
     "reject": _say("Rejected"),
     "suspend": _edit(suspend=True),

@@ -34,12 +34,9 @@ from support.kubelet import pod_status, running, terminated
 Raw = dict[str, Any]
 
 NAME = "support"
-_LEASE_NAME = "evolving-operator"
 _POD = kind_of("v1", "Pod")
 _NODE_POLL_SECONDS = 0.25
-_STEP_SECONDS = 180  # for one passage of the story; a machine that is busy is slow, not wrong
-_QUIET_SECONDS = 2.5
-_AGREE_SECONDS = 30
+PASSAGE_SECONDS = 180  # for one passage of the story; a machine that is busy is slow, not wrong
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 # Chosen by the API server or its controllers.
 _ALLOTTED = frozenset({"clusterIP", "clusterIPs", "volumeName"})
@@ -62,10 +59,8 @@ class Story:
 
     gateway: LiveGateway
     namespace: str
-    proxy: RecordingProxy
-    operator: _Operator
 
-    async def tell_story(self) -> None:
+    async def tell(self) -> None:
         """Created, served; curated; trained, proven, promoted, validated; once more, and taken back.
 
         Raises NotInTimeError, naming the passage.
@@ -88,18 +83,32 @@ class Story:
                     await self._play_kubelet(pod)
             await asyncio.sleep(_NODE_POLL_SECONDS)
 
-    async def end_state(self, expected: Raw | None) -> Raw:
-        """What is left once the operator has nothing more to do, and a little later if it is not `expected`.
-
-        Later, because to be slow is no divergence.
-        """
-        deadline = time.monotonic() + _AGREE_SECONDS
-        while True:
-            await eventually_async(self._is_quiet, _STEP_SECONDS, "the operator has nothing more to do")
-            state = await self._state()
-            if expected in (None, state) or time.monotonic() > deadline:
-                return state
-            await asyncio.sleep(1)
+    async def state(self) -> Raw:
+        """What is left: status, children, revisions, and how many Jobs and Events there are of each sort."""
+        agent = await self.gateway.read(AGENT, self.namespace, NAME)
+        state: Raw = {
+            "status": agent["status"],
+            "children": {},
+            "revisions": {},
+            "jobs": Counter(),
+            "events": Counter(
+                event["reason"]
+                for event in await self._all(EVENT)
+                if event.get("reportingController") == names.MANAGED_BY
+            ),
+        }
+        for kind in OWNED:
+            for raw in await self._all(kind):
+                name = raw["metadata"]["name"]
+                if kind == REVISION:
+                    state["revisions"][name] = {"spec": raw["spec"], "status": raw["status"]}
+                elif kind.kind == "Job":
+                    state["jobs"][component_of(name)] += 1
+                elif kind != _POD:
+                    state["children"][f"{kind.kind}/{name}"] = _essence(raw)
+        text = json.dumps(state).replace(agent["metadata"]["uid"], "UID").replace(self.namespace, "NAMESPACE")
+        normal: Raw = json.loads(_TIME.sub("TIME", text))
+        return normal
 
     async def _apply(self, run: str | None = None) -> None:
         metadata: Raw = {"name": NAME, "namespace": self.namespace}
@@ -110,13 +119,12 @@ class Story:
 
     async def _reach(self, passage: str, is_reached: Callable[[Raw], bool]) -> None:
         async def reached() -> bool:
-            status = (await self.gateway.read(AGENT, self.namespace, NAME)).get("status", {})
             try:
-                return is_reached(status)
-            except KeyError:  # a field that is not there yet
+                return is_reached((await self.gateway.read(AGENT, self.namespace, NAME))["status"])
+            except (KeyError, ClusterError):  # a field that is not there yet, or a server that is busy
                 return False
 
-        await eventually_async(reached, _STEP_SECONDS, passage)
+        await eventually_async(reached, PASSAGE_SECONDS, passage)
 
     async def _play_kubelet(self, pod: Raw) -> None:
         labels, phase = pod["metadata"]["labels"], pod.get("status", {}).get("phase")
@@ -131,42 +139,6 @@ class Story:
         await self.gateway.apply_status(
             {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
         )
-
-    async def _is_quiet(self) -> bool:
-        if self.proxy.leading_since is None:
-            return False
-        since = max(self.proxy.leading_since, self.proxy.last_write_at)
-        return time.monotonic() - since > _QUIET_SECONDS
-
-    async def _state(self) -> Raw:
-        agent = await self.gateway.read(AGENT, self.namespace, NAME)
-        created = [write.target for write in self.proxy.writes if write.is_creation]
-        state: Raw = {
-            "status": agent["status"],
-            "children": {},
-            "revisions": {},
-            "jobs": Counter(),
-            "jobsCreated": Counter(
-                _component(target.removeprefix("jobs/")) for target in created if target.startswith("jobs/")
-            ),
-            "events": Counter(
-                event["reason"]
-                for event in await self._all(EVENT)
-                if event.get("reportingController") == names.MANAGED_BY
-            ),
-        }
-        for kind in OWNED:
-            for raw in await self._all(kind):
-                name = raw["metadata"]["name"]
-                if kind == REVISION:
-                    state["revisions"][name] = {"spec": raw["spec"], "status": raw["status"]}
-                elif kind.kind == "Job":
-                    state["jobs"][_component(name)] += 1
-                elif kind != _POD:
-                    state["children"][f"{kind.kind}/{name}"] = _essence(raw)
-        text = json.dumps(state).replace(agent["metadata"]["uid"], "UID").replace(self.namespace, "NAMESPACE")
-        normal: Raw = json.loads(_TIME.sub("TIME", text))
-        return normal
 
     async def _all(self, kind: Kind) -> list[Raw]:
         return (await self.gateway.list_all(kind, self.namespace))[0]
@@ -189,7 +161,8 @@ def _essence(raw: Raw) -> Raw:
     }
 
 
-def _component(job: str) -> str:
+def component_of(job: str) -> str:
+    """`evaluate` of `support-evaluate-1a2b3c4d`."""
     return job.removeprefix(f"{NAME}-").partition("-")[0]
 
 

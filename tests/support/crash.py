@@ -1,8 +1,6 @@
 """One agent's life under an operator that is killed at one of its writes: does it end as it ends without?
 
-The operator is a process of its own behind a `RecordingProxy`; whenever it ends, it is started again. A
-user and kubelet are played. What is left at the end is compared without what differs from run to run:
-times, the namespace, the agent's UID.
+The operator is a process of its own behind a `RecordingProxy`; whenever it ends, it is started again.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 import time
@@ -26,44 +23,39 @@ from typing import Any
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import Configuration
 
-from evolving_agent.contract.report import (
-    CurationReport,
-    DatasetRef,
-    EvaluationReport,
-    Outcome,
-    Report,
-    SuiteResult,
-    ValidationReport,
-)
-from evolving_operator.api import names
-from evolving_operator.cluster.errors import ClusterError, NotFound
-from evolving_operator.cluster.kinds import AGENT, EVENT, LEASE, OWNED, REVISION, Kind, kind_of
+from evolving_operator.cluster.errors import NotFound
+from evolving_operator.cluster.kinds import LEASE
 from evolving_operator.cluster.live import Connection, LiveGateway
 from evolving_operator.core.plan import ObjectRef
-from evolving_operator.testing.simulation import revision_of, training_report
+from support.agent_story import PASSAGE_SECONDS, Story, component_of
 from support.cluster import NotInTimeError, RunningCluster, eventually_async
-from support.kubelet import pod_status, running, terminated
 from support.recording_proxy import CrashPoint, RecordingProxy, Side, Write
 
 Raw = dict[str, Any]
+
+_LEASE_NAME = "evolving-operator"
+_QUIET_SECONDS = 2.5
+_AGREE_SECONDS = 30
+
 
 @dataclass(frozen=True)
 class Life:
     """What one run came to."""
 
-    point: CrashPoint | None
+    points: tuple[CrashPoint, ...]
     writes: tuple[Write, ...]
-    has_struck: bool
+    strikes: int  # how often the operator died
     state: Raw | None  # None: it did not come to the end
     faults: tuple[str, ...]  # differences from what was expected, and what else was not as it should be
 
     def __str__(self) -> str:
-        if self.point is None:
+        if not self.points:
             return "undisturbed"
-        where = f"{self.point.side} write {self.point.index}"
-        if self.point.index < len(self.writes):
-            where += f", {self.writes[self.point.index]}"
-        return where
+        point, *others = self.points
+        where = f"{point.side} write {point.index}"
+        if point.index < len(self.writes):
+            where += f", {self.writes[point.index]}"
+        return where + (f", and {len(others)} more" if others else "")
 
 
 def crash_points(writes: int) -> list[CrashPoint]:
@@ -91,7 +83,7 @@ async def live_all(
 
     async def one(point: CrashPoint) -> Life:
         async with gate:
-            life = await live(cluster, directory, point, expected)
+            life = await live(cluster, directory, point, expected=expected)
         on_end(life)
         return life
 
@@ -99,28 +91,51 @@ async def live_all(
 
 
 async def live(
-    cluster: RunningCluster, directory: Path, point: CrashPoint | None = None, expected: Raw | None = None
+    cluster: RunningCluster, directory: Path, *points: CrashPoint, expected: Raw | None = None
 ) -> Life:
-    """An agent's life, with one death of the operator in it where a point says so."""
+    """An agent's life, with a death of the operator in it at each of the points."""
     connection = await _administrator(cluster.kubeconfig)
     async with _namespace(cluster) as namespace, LiveGateway(connection) as gateway:
         operator = _Operator(directory / f"{namespace}.log", namespace, gateway)
-        proxy = RecordingProxy(connection, point, operator.kill)
-        world = _World(gateway, namespace, proxy, operator)
-        state, faults = None, []
+        proxy = RecordingProxy(connection, frozenset(points), operator.kill)
+        story = Story(gateway, namespace)
+        state: Raw | None = None
+        faults: list[str] = []
         async with (
             proxy.serving() as url,
             _background(operator.keep_running(url, proxy)),
-            _background(world.play_node()),
+            _background(story.play_node()),
         ):
             try:
-                await world.tell_story()
-                state = await world.end_state(expected)
+                await story.tell()
+                state = await _end_state(story, proxy, expected)
                 faults += differences(expected, state) if expected is not None else []
             except NotInTimeError as error:
                 faults.append(f"lost: {error}")
         faults += operator.faults()
-        return Life(point, tuple(proxy.writes), proxy.has_struck, state, tuple(faults))
+        return Life(points, tuple(proxy.writes), proxy.strikes, state, tuple(faults))
+
+
+async def _end_state(story: Story, proxy: RecordingProxy, expected: Raw | None) -> Raw:
+    """What is left once the operator has nothing more to do; a little later, where it is not `expected`.
+
+    Later, because to be slow is no divergence.
+    """
+
+    async def is_quiet() -> bool:
+        if proxy.leading_since is None:
+            return False
+        return time.monotonic() - max(proxy.leading_since, proxy.last_write_at) > _QUIET_SECONDS
+
+    deadline = time.monotonic() + _AGREE_SECONDS
+    while True:
+        await eventually_async(is_quiet, PASSAGE_SECONDS, "the operator has nothing more to do")
+        created = [write.target for write in proxy.writes if write.is_creation]
+        jobs = [target.removeprefix("jobs/") for target in created if target.startswith("jobs/")]
+        state = {**await story.state(), "jobsCreated": dict(Counter(map(component_of, jobs)))}
+        if expected in (None, state) or time.monotonic() > deadline:
+            return state
+        await asyncio.sleep(1)
 
 
 def differences(expected: object, found: object, path: str = "") -> list[str]:
@@ -209,7 +224,6 @@ def _kubeconfig(url: str) -> Raw:
     }
 
 
-
 @asynccontextmanager
 async def _namespace(cluster: RunningCluster) -> AsyncIterator[str]:
     name = f"crash-{uuid.uuid4().hex[:10]}"
@@ -238,5 +252,3 @@ async def _administrator(kubeconfig: Path) -> Connection:
         config_file=str(kubeconfig), client_configuration=configuration
     )
     return Connection(configuration)
-
-

@@ -30,7 +30,7 @@ class Side(StrEnum):
     AFTER = "after"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class CrashPoint:
     """One moment of a client's life: `side` of its write number `index`, counted from 0."""
 
@@ -54,6 +54,12 @@ class Write:
         """Whether it made an object that was not there."""
         return self.method == "POST" and self.status == 201
 
+    @property
+    def sort(self) -> str:
+        """`PATCH evolvingagents/status`: without the object's name."""
+        plural, _, *subresource = self.target.split("/")
+        return f"{self.method} {'/'.join((plural, *subresource))}"
+
     def __str__(self) -> str:
         return f"{self.method} {self.target}"
 
@@ -62,14 +68,14 @@ class Write:
 class RecordingProxy:
     """Passes everything on to the API server, as its administrator. Writes of Leases are not counted.
 
-    At the crash point it calls `kill`, which must end the client at once, and drops the connection.
+    At a crash point it calls `kill`, which must end the client at once, and drops the connection.
     """
 
     connection: Connection
-    point: CrashPoint | None
+    points: frozenset[CrashPoint]
     kill: Callable[[], None]
     writes: list[Write] = field(default_factory=list)
-    has_struck: bool = False
+    strikes: int = 0
     last_write_at: float = 0.0  # time.monotonic()
     leading_since: float | None = None  # first write of the Lease; whoever starts another client resets it
     _session: aiohttp.ClientSession = field(init=False)
@@ -103,17 +109,17 @@ class RecordingProxy:
         index, target = len(self.writes), _target(request.method, request.path, await request.read())
         self.writes.append(Write(request.method, target))
         self.last_write_at = time.monotonic()
-        if self.point == CrashPoint(index, Side.BEFORE):
+        if CrashPoint(index, Side.BEFORE) in self.points:
             self._strike(request)
         # Shielded: what has been sent takes effect, whether or not somebody waits for the answer.
         answer = await asyncio.shield(self._ask(request))
         self.writes[index] = Write(request.method, target, answer.status)
-        if self.point == CrashPoint(index, Side.AFTER):
+        if CrashPoint(index, Side.AFTER) in self.points:
             self._strike(request)
         return answer
 
     def _strike(self, request: web.Request) -> None:
-        self.has_struck = True
+        self.strikes += 1
         self.kill()
         if request.transport is not None:
             request.transport.abort()

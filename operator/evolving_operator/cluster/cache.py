@@ -14,6 +14,17 @@ AgentKey = tuple[str, str]  # namespace, name
 _ObjectKey = tuple[str, str, str]  # kind, namespace, name
 
 _MAX_TOMBSTONES = 50_000
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "labels",
+    "annotations",
+)
 # Of these only the metadata is ever looked at.
 _BARE = frozenset({"Service", "ServiceAccount", "PersistentVolumeClaim", "PodDisruptionBudget", "CronJob"})
 
@@ -132,7 +143,17 @@ def _is_newer(raw: Raw, known: Raw) -> bool:
 
 def _without_ballast(raw: Raw) -> Raw:
     """Without what nobody asks for: on large clusters it is most of the memory."""
-    metadata = {key: value for key, value in raw["metadata"].items() if key != "managedFields"}
+    metadata = {key: raw["metadata"][key] for key in _METADATA if key in raw["metadata"]}
+    kept: Raw = {"apiVersion": raw["apiVersion"], "kind": raw["kind"], "metadata": metadata}
     if raw["kind"] in _BARE:
-        return {"apiVersion": raw["apiVersion"], "kind": raw["kind"], "metadata": metadata}
+        return kept
+    if raw["kind"] == "Deployment":
+        template = raw["spec"]["template"].get("metadata", {}).get("annotations", {})
+        spec = {
+            "replicas": raw["spec"].get("replicas", 1),
+            "template": {"metadata": {"annotations": template}},
+        }
+        return {**kept, "spec": spec, "status": raw.get("status", {})}
+    if raw["kind"] == "Pod":
+        return {**kept, "status": raw.get("status", {})}
     return {**raw, "metadata": metadata}

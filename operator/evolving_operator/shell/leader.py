@@ -62,6 +62,7 @@ class Leadership:
         self._seen: tuple[str, str] | None = None  # holder and renewal time, as the Lease last had them
         self._seen_at = 0.0
         self._renewed_at = 0.0
+        self._held: Raw | None = None  # the Lease as this process last wrote it
 
     async def acquire(self) -> None:
         """Wait until this process holds the Lease."""
@@ -85,8 +86,9 @@ class Leadership:
                         raise LeadershipLostError(f"another process holds the Lease {self._settings.name}")
             except (ClusterError, TimeoutError) as error:
                 if self._clock() - self._renewed_at >= self._settings.renew_deadline:
-                    raise LeadershipLostError(f"the Lease could not be renewed: {error}") from error
-                logger.warning("renewal failed", extra={"error": str(error)})
+                    why = str(error) or "no answer in time"
+                    raise LeadershipLostError(f"the Lease could not be renewed: {why}") from error
+                logger.warning("renewal failed", extra={"error": str(error) or "no answer in time"})
 
     async def release(self) -> None:
         """Let the next process lead at once. Best effort: without it, it waits for the Lease to run out."""
@@ -100,10 +102,16 @@ class Leadership:
             logger.warning("the Lease was not released", extra={"error": str(error)})
 
     async def _try(self) -> bool:
-        """Take or renew the Lease. False while another process holds it."""
+        """Take or renew the Lease. False while another process holds it. Raises ClusterError."""
+        if self._held is not None:
+            try:
+                await self._write(self._held)  # one request: a busy server is asked for no more
+                return True
+            except Conflict:
+                self._held = None  # somebody else has written it: see who
         lease = await self._read()
-        asked_at = self._clock()
         if lease is None:
+            asked_at = self._clock()
             try:
                 await self._gateway.create(self._fresh())
             except AlreadyExists:
@@ -117,17 +125,20 @@ class Leadership:
         if holder != self._identity:
             transitions = spec.get("leaseTransitions") or 0
             spec |= {"acquireTime": _now(), "leaseTransitions": transitions + 1}
-        spec |= {
+        await self._write(lease)
+        return True
+
+    async def _write(self, lease: Raw) -> None:
+        """This process holds it, from now on: counted from before the request, not from its answer."""
+        asked_at = self._clock()
+        lease["spec"] |= {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": max(1, round(self._settings.seconds)),
             "renewTime": _now(),
         }
-        try:
-            await self._gateway.replace(lease)
-        except Conflict:
-            return False
+        stored = await self._gateway.replace(lease)
+        self._held = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, **stored}
         self._renewed_at = asked_at
-        return True
 
     def _has_run_out(self, spec: Raw) -> bool:
         seen = (spec.get("holderIdentity") or "", spec.get("renewTime") or "")

@@ -29,7 +29,7 @@ def test_variables_are_read_and_empty_ones_are_as_good_as_none() -> None:
 
     assert settings.namespaces == ("a", "b")
     assert settings.images.agent == "registry/agent:2"
-    assert settings.workers == 16
+    assert settings.workers == 8
     assert (settings.lease_namespace, settings.pod) == ("system", "operator-0")
 
 

@@ -86,6 +86,7 @@ def train_adapter(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on few CPUs
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything lies in files: never ask the network
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars are no use in a log
     import torch  # noqa: PLC0415 (only the trainer's image has it)
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 

@@ -1,0 +1,200 @@
+"""The processes that are measured, and the model server behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import aiohttp
+
+from benchmarks.agent.load import INSTRUCTIONS, MODEL, Answer, Load, Samples, drive
+from evolving_agent.contract import env
+from evolving_agent.contract.config import (
+    AgentConfig,
+    AgentConfigFile,
+    Reflection,
+    ReflectionMode,
+    ServedModel,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+START_SECONDS = 120.0  # imports alone take seconds on a busy machine
+LINE_BYTES = 16 * 2**20  # samples of one load come as one line
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+MIB = 2**20
+
+
+class Subject(Protocol):
+    """Something that answers, in a process of its own."""
+
+    process: Process
+
+    async def drive(self, load: Load) -> Samples: ...
+
+
+class BareRuns:
+    """Asks itself: there is no HTTP in front of a bare run."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    async def drive(self, load: Load) -> Samples:
+        assert self.process.stdin is not None  # noqa: S101 (started with pipes)
+        self.process.stdin.write(json.dumps(asdict(load)).encode() + b"\n")
+        return Samples(**json.loads(await _line_of(self.process)))
+
+
+class ServedAgent:
+    """Is asked over HTTP, by a client in this process."""
+
+    def __init__(self, process: Process, url: str, http: aiohttp.ClientSession) -> None:
+        self.process = process
+        self._url = f"{url}/v1/chat/completions"
+        self._http = http
+
+    async def drive(self, load: Load) -> Samples:
+        return await drive(load, self._ask)
+
+    async def _ask(self, load: Load) -> Answer:
+        message = {"role": "user", "content": load.question}
+        body = {"model": "support", "messages": [message], "stream": load.stream}
+        async with self._http.post(self._url, json=body) as response:
+            if response.status != 200:
+                raise RuntimeError(f"{response.status}: {await response.text()}")
+            if not load.stream:
+                return Answer((await response.json())["choices"][0]["message"]["content"])
+            text, first_piece = "", None
+            async for line in response.content:
+                if piece := _piece_of(line):
+                    first_piece = first_piece or time.perf_counter()
+                    text += piece
+            return Answer(text, first_piece)
+
+
+def _piece_of(line: bytes) -> str:
+    """The text in one line of an event stream."""
+    data = line.removeprefix(b"data: ").strip()
+    if not data or data == b"[DONE]":
+        return ""
+    return "".join(choice["delta"].get("content") or "" for choice in json.loads(data)["choices"])
+
+
+@asynccontextmanager
+async def model_server(directory: Path) -> AsyncIterator[str]:
+    """Its URL."""
+    async with _process(directory, "benchmarks.agent.model") as process:
+        yield (await _line_of(process)).decode().strip()
+
+
+@asynccontextmanager
+async def bare_runs(directory: Path, model_url: str) -> AsyncIterator[BareRuns]:
+    async with _process(directory, "benchmarks.agent.bare", model_url) as process:
+        yield BareRuns(process)
+
+
+@asynccontextmanager
+async def served_agent(directory: Path, model_url: str) -> AsyncIterator[ServedAgent]:
+    """With memory and the experience log, as by default; no reflection: that comes after the answer."""
+    config = AgentConfig(
+        revision="support-00000001",
+        model=ServedModel(id=MODEL, base_url=f"{model_url}/v1"),
+        instructions=INSTRUCTIONS,
+        reflection=Reflection(mode=ReflectionMode.DISABLED),
+    )
+    file = AgentConfigFile(agent="support", model=MODEL, configs={config.hash: config})
+    (directory / "agent_config.json").write_text(json.dumps(file.to_wire()))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = {
+        env.AGENT_NAME: "support",
+        env.POD_NAME: "support-0",
+        env.CONFIG_DIR: str(directory),
+        env.CONFIG_HASH: config.hash,
+        env.STORE: str(directory / "store"),
+        env.TERMINATION_LOG: str(directory / "termination-log"),
+        "EVOLVING_PORT": str(port),
+    }
+    url = f"http://127.0.0.1:{port}"
+    async with (
+        _process(directory, "evolving_agent", "serve", **environment) as process,
+        aiohttp.ClientSession() as http,
+    ):
+        await _until_ready(http, url, directory / "evolving_agent.log")
+        yield ServedAgent(process, url, http)
+
+
+async def _until_ready(http: aiohttp.ClientSession, url: str, log: Path) -> None:
+    give_up = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up:
+        try:
+            async with http.get(f"{url}/readyz") as response:
+                if response.status == 200:
+                    return
+        except aiohttp.ClientConnectionError:
+            pass  # it still imports
+        await asyncio.sleep(0.2)
+    raise RuntimeError(f"the agent was not ready within {START_SECONDS:g} s:\n{_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text()[-2000:]
+
+
+async def _line_of(process: Process) -> bytes:
+    assert process.stdout is not None  # noqa: S101 (started with pipes)
+    if line := await process.stdout.readline():
+        return line
+    raise RuntimeError(f"a process of the measurement ended with status {await process.wait()}")
+
+
+@asynccontextmanager
+async def _process(
+    directory: Path, module: str, *arguments: str, **environment: str
+) -> AsyncIterator[Process]:
+    """A module as a process that is ended with the block; what it logs lies in the directory."""
+    with _log(directory, module) as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            *arguments,
+            cwd=REPOSITORY,
+            env={**os.environ, **environment},
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=log,
+            limit=LINE_BYTES,
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()  # nothing that it holds is needed any more
+            await process.wait()
+
+
+def _log(directory: Path, module: str) -> IO[Any]:
+    return (directory / f"{module}.log").open("wb")
+
+
+def cpu_seconds(process: Process) -> float:
+    """User and system time of all its threads so far, in steps of 10 ms."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+
+def peak_memory_mib(process: Process) -> float:
+    """The most memory that it was resident with."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / MIB

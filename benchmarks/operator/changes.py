@@ -1,0 +1,60 @@
+"""A watch of ConfigMaps: when did what somebody waits for arrive in one?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from evolving_operator.cluster.kinds import kind_of
+from evolving_operator.cluster.live import Connection
+
+_LINE_BYTES = 1 << 20
+
+
+@dataclass
+class Changes:
+    """Of one namespace. `expect` before the change is asked for."""
+
+    _expected: dict[str, asyncio.Future[float]] = field(default_factory=dict)
+
+    def expect(self, text: str) -> asyncio.Future[float]:
+        """When (time.monotonic()) the text is first seen in an event."""
+        self._expected[text] = asyncio.get_running_loop().create_future()
+        return self._expected[text]
+
+    def seen(self, line: bytes) -> None:
+        now, event = time.monotonic(), line.decode()
+        for text in [text for text in self._expected if text in event]:
+            self._expected.pop(text).set_result(now)
+
+
+@asynccontextmanager
+async def changes(connection: Connection, namespace: str) -> AsyncIterator[Changes]:
+    """Watches from now on."""
+    found = Changes()
+    url = connection.server + kind_of("v1", "ConfigMap").path(namespace)
+    connector = aiohttp.TCPConnector(ssl=connection.tls_context())
+    async with aiohttp.ClientSession(connector=connector, read_bufsize=_LINE_BYTES) as session:
+        async with session.get(url, params={"limit": "1"}) as answer:
+            version = json.loads(await answer.read())["metadata"]["resourceVersion"]
+        query = {"watch": "1", "resourceVersion": version}
+        async with session.get(url, params=query, timeout=aiohttp.ClientTimeout(total=None)) as stream:
+
+            async def follow() -> None:
+                async for line in stream.content:
+                    found.seen(line)
+
+            task = asyncio.create_task(follow())
+            try:
+                yield found
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task

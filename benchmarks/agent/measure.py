@@ -59,9 +59,9 @@ def run() -> dict[str, Any]:
 async def _measure(directory: Path) -> dict[str, Any]:
     load_before = round(os.getloadavg()[0], 1)
     async with AsyncExitStack() as processes:
-        model_url = await processes.enter_async_context(model_server(directory))
+        model_url = await processes.enter_async_context(model_server())
         subjects: dict[str, Subject] = {
-            "bare": await processes.enter_async_context(bare_runs(directory, model_url)),
+            "bare": await processes.enter_async_context(bare_runs(model_url)),
             "agent": await processes.enter_async_context(served_agent(directory, model_url)),
         }
         for subject in subjects.values():

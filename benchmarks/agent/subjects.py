@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import aiohttp
 
@@ -90,21 +90,24 @@ def _piece_of(line: bytes) -> str:
 
 
 @asynccontextmanager
-async def model_server(directory: Path) -> AsyncIterator[str]:
+async def model_server() -> AsyncIterator[str]:
     """Its URL."""
-    async with _process(directory, "benchmarks.agent.model") as process:
+    async with _process("benchmarks.agent.model") as process:
         yield (await _line_of(process)).decode().strip()
 
 
 @asynccontextmanager
-async def bare_runs(directory: Path, model_url: str) -> AsyncIterator[BareRuns]:
-    async with _process(directory, "benchmarks.agent.bare", model_url) as process:
+async def bare_runs(model_url: str) -> AsyncIterator[BareRuns]:
+    async with _process("benchmarks.agent.bare", model_url) as process:
         yield BareRuns(process)
 
 
 @asynccontextmanager
 async def served_agent(directory: Path, model_url: str) -> AsyncIterator[ServedAgent]:
-    """With memory and the experience log, as by default; no reflection: that comes after the answer."""
+    """With memory and the experience log, as by default; no reflection: that comes after the answer.
+
+    `directory` takes its configuration, its store and its log.
+    """
     config = AgentConfig(
         revision="support-00000001",
         model=ServedModel(id=MODEL, base_url=f"{model_url}/v1"),
@@ -125,15 +128,16 @@ async def served_agent(directory: Path, model_url: str) -> AsyncIterator[ServedA
         "EVOLVING_PORT": str(port),
     }
     url = f"http://127.0.0.1:{port}"
-    async with (
-        _process(directory, "evolving_agent", "serve", **environment) as process,
-        aiohttp.ClientSession() as http,
-    ):
-        await _until_ready(http, url, directory / "evolving_agent.log")
-        yield ServedAgent(process, url, http)
+    with (directory / "log").open("w+b") as log:
+        async with (
+            _process("evolving_agent", "serve", stderr=log, **environment) as process,
+            aiohttp.ClientSession() as http,
+        ):
+            await _until_ready(http, url, log)
+            yield ServedAgent(process, url, http)
 
 
-async def _until_ready(http: aiohttp.ClientSession, url: str, log: Path) -> None:
+async def _until_ready(http: aiohttp.ClientSession, url: str, log: IO[bytes]) -> None:
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up:
         try:
@@ -143,48 +147,44 @@ async def _until_ready(http: aiohttp.ClientSession, url: str, log: Path) -> None
         except aiohttp.ClientConnectionError:
             pass  # it still imports
         await asyncio.sleep(0.2)
-    raise RuntimeError(f"the agent was not ready within {START_SECONDS:g} s:\n{_end_of(log)}")
+    raise RuntimeError(f"the agent was not ready within {START_SECONDS:g} s:\n{_text_of(log)}")
 
 
-def _end_of(log: Path) -> str:
-    return log.read_text()[-2000:]
+def _text_of(log: IO[bytes]) -> str:
+    log.seek(0)
+    return log.read().decode()
 
 
 async def _line_of(process: Process) -> bytes:
     assert process.stdout is not None  # noqa: S101 (started with pipes)
     if line := await process.stdout.readline():
         return line
-    raise RuntimeError(f"a process of the measurement ended with status {await process.wait()}")
+    raise RuntimeError(f"a process of the measurement ended early, with status {await process.wait()}")
 
 
 @asynccontextmanager
 async def _process(
-    directory: Path, module: str, *arguments: str, **environment: str
+    module: str, *arguments: str, stderr: IO[bytes] | None = None, **environment: str
 ) -> AsyncIterator[Process]:
-    """A module as a process that is ended with the block; what it logs lies in the directory."""
-    with _log(directory, module) as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            module,
-            *arguments,
-            cwd=REPOSITORY,
-            env={**os.environ, **environment},
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=log,
-            limit=LINE_BYTES,
-        )
+    """A module as a process that is ended with the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        *arguments,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=stderr,
+        limit=LINE_BYTES,
+    )
     try:
         yield process
     finally:
         if process.returncode is None:
             process.kill()  # nothing that it holds is needed any more
             await process.wait()
-
-
-def _log(directory: Path, module: str) -> IO[Any]:
-    return (directory / f"{module}.log").open("wb")
 
 
 def cpu_seconds(process: Process) -> float:

@@ -44,7 +44,7 @@ def progressing(situation: Situation) -> Finding:
     status, rollout = situation.status, situation.status.rollout
     if rollout is not None and rollout.step in (RolloutStep.RESTART, RolloutStep.BAKE, RolloutStep.SHADOW):
         words = {
-            RolloutStep.SHADOW: ("Shadowing", "answers live requests unseen"),
+            RolloutStep.SHADOW: ("Shadowing", "is tried on live requests"),
             RolloutStep.RESTART: ("RollingRestart", "is rolled out to the serving pods"),
             RolloutStep.BAKE: ("Baking", "serves, and is being validated"),
         }

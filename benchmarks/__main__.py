@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ def main() -> None:
     if unknown := set(names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     for name in names:
-        results = _benchmark(name).run()
+        results = {"command": _command(name), "machine": machine(), **_benchmark(name).run()}
         sys.stdout.write(f"\n{_benchmark(name).table(results)}\n\n")
         _file(name).write_text(json.dumps(results, indent=2) + "\n")
     (RESULTS / "bench.md").write_text(page())
@@ -36,8 +38,16 @@ def page() -> str:
         if _file(name).exists():
             results = json.loads(_file(name).read_text())
             shown = _benchmark(name).table(results)
-            parts.append(f"## {name.capitalize()}\n\n`{results['command']}`\n\n{shown}\n")
+            parts.append(f"## {name.capitalize()}\n\n`{_command(name)}`\n\n{shown}\n")
     return "\n".join(parts)
+
+
+def machine() -> dict[str, object]:
+    return {"cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def _command(name: str) -> str:
+    return f"python -m benchmarks {name}"
 
 
 def _file(name: str) -> Path:
@@ -45,7 +55,7 @@ def _file(name: str) -> Path:
 
 
 def _benchmark(name: str) -> Any:
-    """A module that offers `run() -> dict`, for JSON and with its `command`, and `table(results) -> str`."""
+    """A module that offers `run() -> dict`, fit for JSON, and `table(results) -> str`."""
     return importlib.import_module(f"benchmarks.{name}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -55,13 +54,7 @@ async def _run() -> dict[str, Any]:
                 edited = await bench.edit()
             bare = await bench.bare()
     return {
-        "command": f"BENCH_AGENTS={AGENTS} python -m benchmarks operator",
-        "machine": {
-            "cpus": os.cpu_count(),
-            "python": platform.python_version(),
-            "load_before": round(load_before, 1),
-            "load_after": round(os.getloadavg()[0], 1),
-        },
+        "load_average": {"before": round(load_before, 1), "after": round(os.getloadavg()[0], 1)},
         "agents": AGENTS,
         "workers": WORKERS,
         "converge": converged,

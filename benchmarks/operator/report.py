@@ -6,9 +6,9 @@ from typing import Any
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: what was measured, beside the goals of 2 otherwise idle cores."""
+    """Markdown: one row for each number."""
     converge, idle, restart = results["converge"], results["idle"], results["restart"]
-    edit, bare, machine = results["edit"], results["bare"], results["machine"]
+    edit, bare, load = results["edit"], results["bare"], results["load_average"]
     rows = [
         ("operator: all objects exist", f"{converge['seconds']} s"),
         ("operator: CPU", f"{converge['cpu_seconds']} s"),
@@ -35,8 +35,8 @@ def table(results: dict[str, Any]) -> str:
     lines += [f"| {name} | {value} |" for name, value in rows]
     lines += [
         "",
-        f"{machine['cpus']} CPUs, shared with API server and etcd; load average of the machine "
-        f"{machine['load_before']} before, {machine['load_after']} after.",
+        "The machine is shared with API server and etcd; its load average: "
+        f"{load['before']} before, {load['after']} after.",
     ]
     return "\n".join(lines)
 

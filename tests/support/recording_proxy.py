@@ -110,20 +110,21 @@ class RecordingProxy:
         self.writes.append(Write(request.method, target))
         self.last_write_at = time.monotonic()
         if CrashPoint(index, Side.BEFORE) in self.points:
-            self._strike(request)
+            return self._strike(request)
         # Shielded: what has been sent takes effect, whether or not somebody waits for the answer.
         answer = await asyncio.shield(self._ask(request))
         self.writes[index] = Write(request.method, target, answer.status)
         if CrashPoint(index, Side.AFTER) in self.points:
-            self._strike(request)
+            return self._strike(request)
         return answer
 
-    def _strike(self, request: web.Request) -> None:
+    def _strike(self, request: web.Request) -> web.Response:
+        """An answer that reaches nobody."""
         self.strikes += 1
         self.kill()
         if request.transport is not None:
             request.transport.abort()
-        raise ConnectionResetError("the client was killed")
+        return web.Response(status=503)
 
     async def _ask(self, request: web.Request) -> web.Response:
         body = await request.read()

@@ -161,15 +161,15 @@ async def test_a_run_that_takes_too_long_is_ended_and_logged(
     make_pod: Any, upstream: Any, stream: bool
 ) -> None:
     pod = make_pod()
-    pod.request_seconds = 0.5
+    pod.request_seconds = 1.5
     async with running(pod):
         upstream.model.say(Reply(text="too late", seconds=60))
         response = await pod.post("/v1/chat/completions", {"model": "x", "messages": HI, "stream": stream})
 
         assert response.status_code == 504
-        assert response.json()["error"]["message"] == "no answer within 0.5 s"
+        assert response.json()["error"]["message"] == "no answer within 1.5 s"
         (episode,) = pod.episodes()
-        assert episode.error == "Timeout: no answer within 0.5 s"
+        assert episode.error == "Timeout: no answer within 1.5 s"
 
 
 @pytest.mark.parametrize(

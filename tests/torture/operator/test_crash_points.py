@@ -49,7 +49,7 @@ async def test_no_crash_point_changes_the_end(cluster: RunningCluster, tmp_path:
     def progress(life: Life) -> None:
         nonlocal ended
         ended += 1
-        print(f"{ended}/{len(points)} {life}", *life.faults, sep="\n    ", flush=True)
+        print(f"{ended}/{len(points) + 1} {life}", *life.faults, sep="\n    ", flush=True)
 
     print(f"\n{len(undisturbed.writes)} writes, {len(points)} crash points")
     lives = await live_all(cluster, tmp_path, points, undisturbed.state, at_once=AT_ONCE, on_end=progress)
@@ -65,7 +65,7 @@ async def test_no_crash_point_changes_the_end(cluster: RunningCluster, tmp_path:
 
 
 def again_and_again() -> list[CrashPoint]:
-    """A death at every eighth write of one life: what a restart leaves half done is not made worse by the next one."""
+    """A death at every eighth write of one life."""
     return [CrashPoint(index, side) for index, side in zip(range(3, 100, 8), cycle(Side), strict=False)]
 
 

@@ -54,6 +54,10 @@ class Kube:
                 *("--set", f"image.registry={registry}", "--wait", "--timeout", "5m"),
             ]
         )
+        # A second run may bring another image under the same tag, which is no change that Helm sees.
+        operator = ("-n", OPERATOR_NAMESPACE, "deployment/evolving-agents")
+        self("rollout", "restart", *operator)
+        self("rollout", "status", *operator, "--timeout=180s")
 
     def stream(self, *arguments: str, stdin: Path) -> Iterator[dict[str, Any]]:
         """JSON lines of a command that runs in a pod, as they come."""

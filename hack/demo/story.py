@@ -99,6 +99,12 @@ def expect(kube: Kube, kind: str, step: Step, timeout: float, *, since: str = ""
     return met
 
 
+def under_way(kube: Kube) -> str | None:
+    """What the rollout is at; None once it is done: restarted, validated, baked."""
+    rollout = (agent_of(kube) or {})["status"].get("rollout") or {}
+    return None if rollout.get("step") == "Done" else f"{rollout.get('step')}: {rollout.get('message')}"
+
+
 def run_client(kube: Kube, mode: str, source: Path, step: Step) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for event in kube.stream(*CLIENT, mode, "--url", URL, stdin=source):
@@ -213,6 +219,7 @@ def demo() -> dict[str, Any]:
         expect(kube, "Evaluated", step, 1800)
     with progress.step("promotion", "Promotion: rolling restart under live traffic") as step:
         expect(kube, "Promoted", step, 1200)
+        kube.wait("the end of the rollout", lambda: under_way(kube), 1200, step)
     load = traffic.stop()
     with progress.step("measure_after", "Held-out requests, after") as step:
         after = run_client(kube, "measure", VALIDATION, step)

@@ -18,6 +18,11 @@ def installed(node_cluster: RunningCluster) -> RunningCluster:
         *("upgrade", "--install", "evolving-agents", str(ROOT / "charts" / "evolving-agents")),
         *("--namespace", "evolving-agents", "--create-namespace", "--wait", "--timeout", "5m"),
     )
+    # In a cluster that was up before, the same tag may mean another image now.
+    node_cluster.kubectl("-n", "evolving-agents", "rollout", "restart", "deployment/evolving-agents")
+    node_cluster.kubectl(
+        "-n", "evolving-agents", "rollout", "status", "deployment/evolving-agents", "--timeout=180s"
+    )
     return node_cluster
 
 

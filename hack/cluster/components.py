@@ -195,6 +195,8 @@ def _kubelet_configuration(cluster: Cluster) -> dict[str, Any]:
         "maxPods": 250,
         "registryPullQPS": 0,
         "syncFrequency": "10s",  # a changed ConfigMap reaches its volume in seconds, not in a minute
+        # A build that fills the disk for a moment must not keep pods away for the default five minutes.
+        "evictionPressureTransitionPeriod": "10s",
         "evictionHard": {
             "memory.available": "100Mi",
             "nodefs.available": "1%",

@@ -15,7 +15,6 @@ from tools.errors import ToolError
 SUITE = "bookworm"
 MADE_HERE = f"localhost/evolving-agents/base:{SUITE}"
 PACKAGES = ("ca-certificates", "python3", "python3-venv")
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 PULL_SECONDS = 120
 # Documentation, translations and package lists: nothing that runs.
 UNWANTED = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/lib/apt/lists")
@@ -38,7 +37,10 @@ def _mirror() -> str:
         found = re.match(r"(?:URIs:|deb(?:\s+\[.*?\])?)\s+(https?://\S+/debian)/?(?:\s|$)", line)
         if found:
             return found[1]
-    return DEFAULT_MIRROR
+    raise ToolError(
+        "no registry answers, and apt names no Debian mirror here to make the base image from",
+        "name an image that you have with --base",
+    )
 
 
 def _make(builder: Builder) -> None:

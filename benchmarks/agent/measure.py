@@ -70,6 +70,7 @@ async def _measure(directory: Path) -> dict[str, Any]:
         loads = [await _under(load, subjects) for load in LOADS]
         memory = {name: round(peak_memory_mib(subject.process)) for name, subject in subjects.items()}
     return {
+        "command": f"BENCH_REQUESTS={REQUESTS} python -m benchmarks agent",
         "load_average": {"before": load_before, "after": round(os.getloadavg()[0], 1)},
         "loads": loads,
         "peak_memory_mib": memory,

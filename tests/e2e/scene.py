@@ -67,6 +67,18 @@ class Scene:
 
         self.wait(f"condition {kind}={status} {reason or ''}", met, timeout)
 
+    def wait_rolled_out(self) -> None:
+        """Until the wanted pods serve and those before them are gone: a leaving pod may answer a last request."""
+        selector = f"app.kubernetes.io/instance={self.agent},app.kubernetes.io/component=agent"
+
+        def rolled_out() -> bool:
+            pods = self.items("pods", "-l", selector)
+            leaving = [pod for pod in pods if "deletionTimestamp" in pod["metadata"]]
+            return not leaving and len(pods) == self.status().get("readyReplicas")
+
+        self.kubectl("rollout", "status", f"deployment/{self.agent}", "--timeout=240s")
+        self.wait("the pods before to be gone", rolled_out)
+
     def picture(self) -> str:
         """What a person would look at first."""
         pods = self.kubectl("get", "pods,jobs,arev", "-o", "wide")

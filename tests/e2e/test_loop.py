@@ -39,6 +39,7 @@ def promote_a_first_candidate(scene: Scene) -> None:
     scene.run("finetune", "first")
     scene.wait_condition("Trained")
     scene.wait_condition("Promoted", timeout=300)
+    scene.wait_rolled_out()
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_the_loop_promotes_a_better_model_and_takes_back_a_worse_one(ready: Scen
         scene.wait(
             "the rollback", lambda: scene.status()["active"]["revision"] == promoted["revision"], timeout=300
         )
-        scene.kubectl("rollout", "status", "deployment/support", "--timeout=180s")
+        scene.wait_rolled_out()
 
     # then the one before serves again, the worse one is quarantined, and no request failed
     assert live["failed"] == 0, live["failures"]
@@ -106,8 +107,9 @@ def test_the_loop_promotes_a_better_model_and_takes_back_a_worse_one(ready: Scen
     # when a person pins the base revision
     scene.patch({"rollout": {"pin": base["revision"]}})
     scene.wait("the pinned revision", lambda: scene.status()["active"]["revision"] == base["revision"])
-    scene.wait("its pods", lambda: scene.config()["model"] == "base-model")
-    scene.kubectl("rollout", "status", "deployment/support", "--timeout=180s")
+    scene.wait("its configuration", lambda: scene.config()["model"] == "base-model")
+    scene.wait("its pods", lambda: scene.condition("Progressing")["status"] == "False")
+    scene.wait_rolled_out()
     assert set(scene.client("measure", held_out)["revisions"]) == {base["revision"]}
 
     # and everything was told

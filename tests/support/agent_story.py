@@ -40,6 +40,8 @@ PASSAGE_SECONDS = 180  # for one passage of the story; a machine that is busy is
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 # Chosen by the API server or its controllers.
 _ALLOTTED = frozenset({"clusterIP", "clusterIPs", "volumeName"})
+# Events of what may have begun and ended while the operator was dead: it then tells of the end only.
+PASSING = frozenset({"CurationStarted", "TrainingStarted"})
 
 SPEC: Raw = {
     "model": {"base": "smollm2", "endpoint": {"baseURL": "http://models:8000/v1"}},
@@ -94,7 +96,7 @@ class Story:
             "events": Counter(
                 event["reason"]
                 for event in await self._all(EVENT)
-                if event.get("reportingController") == names.MANAGED_BY
+                if event.get("reportingController") == names.MANAGED_BY and event["reason"] not in PASSING
             ),
         }
         for kind in OWNED:

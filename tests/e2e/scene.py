@@ -68,7 +68,7 @@ class Scene:
         self.wait(f"condition {kind}={status} {reason or ''}", met, timeout)
 
     def wait_rolled_out(self) -> None:
-        """Until the wanted pods serve and those before them are gone: a leaving pod may answer a last request."""
+        """Until the wanted pods serve and those before are gone: a leaving pod may answer a last request."""
         selector = f"app.kubernetes.io/instance={self.agent},app.kubernetes.io/component=agent"
 
         def rolled_out() -> bool:

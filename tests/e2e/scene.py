@@ -162,6 +162,12 @@ class Scene:
         self.cluster.kubectl("delete", "namespace", self.namespace, "--ignore-not-found", "--timeout=120s")
         self.cluster.kubectl("create", "namespace", self.namespace)
 
+    def ask_in_evaluations(self, lines: str) -> None:
+        """The suite's cases, in place of those that were there."""
+        name = "support-validation"
+        self.kubectl("delete", "configmap", name, "--ignore-not-found")
+        self.kubectl("create", "configmap", name, "--from-file=cases.jsonl=/dev/stdin", stdin=lines)
+
     def set_the_bank_up(self) -> None:
         """Customers and the ticket desk, and the questions that a candidate must answer."""
         self.kubectl("create", "configmap", "ticket-desk", f"--from-file={BANK / 'ticket_desk.py'}")

@@ -17,6 +17,8 @@ def test_an_adapter_is_trained_in_a_pod_and_served(scene: Scene) -> None:
     # given the embedded model server and the demo's agent, told to train briefly
     scene.apply(EXAMPLES / "model-server.yaml")
     scene.kubectl("rollout", "status", "deployment/model-server", "--timeout=180s")
+    few = (BANK / "validation.jsonl").read_text().splitlines()[:12]
+    scene.ask_in_evaluations("\n".join(few))
     scene.apply(EXAMPLES / "support-agent.yaml")
     brief = {
         "agent": {"replicas": 1, "reflection": {"mode": "Disabled"}},

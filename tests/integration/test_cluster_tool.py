@@ -56,6 +56,15 @@ def cgroups_of(name: str) -> list[Path]:
     return [path for path in Path("/sys/fs/cgroup").glob(f"**/evolving-{name}") if path.is_dir()]
 
 
+def has_ended(pid: int) -> bool:
+    """Gone, or dead and waiting only for its adoptive parent to ask for its exit status."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
 def config_map(name: str, **data: str) -> dict[str, Any]:
     metadata = {"name": name, "namespace": "default"}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
@@ -79,7 +88,7 @@ def test_up_again_changes_nothing_and_down_leaves_nothing(control_plane: Running
         run_tool("cluster", "down", "--name", cluster.name)
 
         # Then its processes, namespace, cgroups and state are gone, and the other cluster is untouched
-        assert not Path(f"/proc/{first['pid']}").exists()
+        eventually(lambda: has_ended(first["pid"]), timeout=30, message="the end of its first process")
         assert "evolving-tool-test" not in namespaces()
         assert not cgroups_of("tool-test")
         assert not cluster.kubeconfig.parent.exists()

@@ -28,6 +28,7 @@ REGISTRY = "localhost/evolving-agents"
 AGENT = "support"
 REQUESTS = ROOT / "examples" / "bank" / "requests.jsonl"
 VALIDATION = ROOT / "examples" / "bank" / "validation.jsonl"
+STOP_LOAD = ROOT / "examples" / "bank" / "stop_load.py"
 CLIENT = ("exec", "-i", "demo-client", "--", "python", "-m", "evolving_agent.testing.traffic")
 URL = f"http://{AGENT}.{NAMESPACE}"
 STEPS = 11
@@ -140,7 +141,7 @@ class Traffic:
 
     def stop(self) -> dict[str, Any]:
         """Requests and failures, once the running requests are answered."""
-        self._kube("exec", "demo-client", "--", "python", "-c", STOP_TRAFFIC)
+        self._kube("exec", "demo-client", "--", "python", "-c", STOP_LOAD.read_text())
         self._thread.join(timeout=180)
         if self._error is not None:
             raise self._error
@@ -149,17 +150,6 @@ class Traffic:
                 "the traffic generator did not report: kubectl logs and pods of namespace demo tell why"
             )
         return self.summary
-
-
-# The image has no `pkill`: end the generator by its id, found by its command line.
-STOP_TRAFFIC = """
-import os, signal
-from pathlib import Path
-for process in Path('/proc').glob('[0-9]*'):
-    words = (process / 'cmdline').read_bytes().split(b'\\0')
-    if b'evolving_agent.testing.traffic' in words and b'load' in words:
-        os.kill(int(process.name), signal.SIGTERM)
-"""
 
 
 def annotate(kube: Kube, verb: str) -> None:

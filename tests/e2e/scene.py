@@ -15,14 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "e2e"
 BANK = ROOT / "examples" / "bank"
 CLIENT = ("exec", "-i", "demo-client", "--", "python", "-m", "evolving_agent.testing.traffic")
-STOP_LOAD = """
-import os, signal
-from pathlib import Path
-for process in Path('/proc').glob('[0-9]*'):
-    words = (process / 'cmdline').read_bytes().split(b'\\0')
-    if b'evolving_agent.testing.traffic' in words and b'load' in words:
-        os.kill(int(process.name), signal.SIGTERM)
-"""
+STOP_LOAD = (BANK / "stop_load.py").read_text()
 
 
 class Scene:

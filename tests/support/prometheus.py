@@ -118,6 +118,7 @@ def running_prometheus(directory: Path, targets: list[Target]) -> Iterator[Prome
         if process.poll() is not None:
             raise RuntimeError(f"Prometheus ended: {log.read_text()[-2000:]}")
         try:
+            urllib.request.urlopen(f"{prometheus.url}/-/ready", timeout=10).close()
             return len(prometheus.series("up == 1")) == len(targets)
         except urllib.error.URLError as refused:
             raise AssertionError(refused) from None

@@ -18,6 +18,8 @@ from evolving_agent.memory.matching import content_words, coverage, search_expre
 from evolving_agent.memory.schema import UnknownSchemaError, migrate
 
 BUSY_TIMEOUT_SECONDS = 2.0
+OPEN_TIMEOUT_SECONDS = 10.0
+OPEN_RETRY_SECONDS = 0.05
 DEFAULT_BUDGET_CHARS = 600
 MAX_CANDIDATES = 50
 MAX_TEXT_CHARS = 300
@@ -192,6 +194,23 @@ def as_prompt(events: list[TemporalEvent]) -> str:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
+    """A connection with the newest schema.
+
+    Pods that start together switch the new file to WAL at the same time, and SQLite answers that with BUSY
+    at once, without the busy timeout (it could not end well by waiting). So the waiting is done here.
+    """
+    deadline = time.monotonic() + OPEN_TIMEOUT_SECONDS
+    while True:
+        try:
+            return _connected_once(path)
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(OPEN_RETRY_SECONDS)
+
+
+def _connected_once(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path,
         timeout=BUSY_TIMEOUT_SECONDS,

@@ -78,6 +78,7 @@ def test_the_lease_lies_where_the_operator_watches(watched: list[str], namespace
 
 
 def container(rendered: Rendered) -> dict[str, Any]:
+    only: dict[str, Any]
     (only,) = rendered.one("Deployment")["spec"]["template"]["spec"]["containers"]
     return only
 

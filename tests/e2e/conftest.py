@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from scene import ROOT, Scene
 
 from support.cluster import RunningCluster, image, run_tool
+from support.scene import ROOT, Scene
 
 
 @pytest.fixture(scope="session")

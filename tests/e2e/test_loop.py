@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from scene import BANK, DATA, Scene
+
+from support.scene import BANK, DATA, Scene
 
 pytestmark = pytest.mark.pods
 

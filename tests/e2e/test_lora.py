@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from scene import BANK, ROOT, Scene
+
+from support.scene import BANK, ROOT, Scene
 
 pytestmark = [pytest.mark.pods, pytest.mark.usefixtures("trainer_image")]
 

@@ -80,8 +80,8 @@ def test_every_program_has_its_function(program: str) -> None:
 @pytest.mark.parametrize("part", EXTRAS)
 def test_what_is_imported_is_required(part: str) -> None:
     more_special = [REPOSITORY / other for other in EXTRAS if other != part and other.startswith(part)]
-    allowed = set().union(*(required(extra) for extra in EXTRAS[part]))
-    installed = DISTRIBUTIONS | packages_distributions()
+    allowed = {name for extra in EXTRAS[part] for name in required(extra)}
+    installed = {**DISTRIBUTIONS, **packages_distributions()}
     for path in (REPOSITORY / part).rglob("*.py"):
         if any(path.is_relative_to(other) for other in more_special):
             continue

@@ -85,9 +85,9 @@ class Chronicle:
         )
         status = (revision or {}).get("status") or {}
         attempt = status.get("attempt")
-        judged = attempt is not None and names.evaluate_job(
-            revision["metadata"]["name"] if revision else "", str(attempt) if attempt else ""
-        )
+        if revision is None or attempt is None:
+            return
+        judged = names.evaluate_job(revision["metadata"]["name"], str(attempt) if attempt else "")
         if judged == job["metadata"]["name"]:
             self.repeated.append(judged)
 

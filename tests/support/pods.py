@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import httpx
 import msgspec
@@ -55,6 +55,10 @@ def a_config(model_url: str, **changes: Any) -> AgentConfig:
     )
 
 
+@overload
+async def eventually(predicate: Callable[[], Awaitable[T]], message: str) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T], message: str) -> T: ...
 async def eventually(predicate: Callable[[], Awaitable[T] | T], message: str) -> T:
     """The first true value of a predicate, awaited or not, within this module's deadline."""
 

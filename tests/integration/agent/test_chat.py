@@ -8,12 +8,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from evolving_agent.contract.config import ServedModel
 from evolving_agent.testing.scripted_model import Reply
 from support.pods import eventually, running
 
-HI = [{"role": "user", "content": "Hi"}]
+HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
 
 
 async def test_the_official_client_gets_an_answer_and_its_episode_is_logged(
@@ -201,7 +202,7 @@ async def test_a_model_that_stumbles_is_asked_again(make_pod: Any, upstream: Any
     async with running(make_pod()) as pod, pod.client() as client:
         upstream.model.say(Reply(status=503), Reply(status=429, headers={"Retry-After": "0.01"}))
 
-        answer = await client.chat.completions.create(model="support", messages=HI, stream=stream)
+        answer: Any = await client.chat.completions.create(model="support", messages=HI, stream=stream)
 
         if stream:
             pieces = [chunk.choices[0].delta.content or "" async for chunk in answer]

@@ -28,7 +28,7 @@ async def test_a_pod_says_what_it_waits_for_and_is_ready_once_the_model_has_answ
                 response = await pod.get("/readyz")
             except httpx.TransportError:
                 return False
-            return response.status_code == 503 and response.json()["reason"] == reason
+            return response.status_code == 503 and bool(response.json()["reason"] == reason)
 
         await eventually(lambda: waits_for("WaitingForConfiguration"), "waiting for the configuration")
         assert (await pod.get("/healthz")).status_code == 200

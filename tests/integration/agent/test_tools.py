@@ -112,7 +112,7 @@ async def test_with_stop_on_first_tool_the_result_is_the_answer(
     async with running(make_pod(tools=(desk.tool(),), tool_use_behavior=behavior)) as pod:
         upstream.model.say(call())
         async with pod.client() as client:
-            answer = await client.chat.completions.create(
+            answer: Any = await client.chat.completions.create(
                 model="x", messages=[{"role": "user", "content": "lost"}], stream=stream
             )
             text = (
@@ -158,7 +158,7 @@ async def test_a_spoilt_tool_call_is_told_to_the_model_which_tries_again(
     async with running(make_pod(tools=(desk.tool(),))) as pod, pod.client() as client:
         upstream.model.say(spoilt, call(), Reply(text="Done."))
 
-        answer = await client.chat.completions.create(
+        answer: Any = await client.chat.completions.create(
             model="x", messages=[{"role": "user", "content": "lost"}], stream=stream
         )
         if stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from evolving_agent.contract import env
 from evolving_agent.contract.report import Outcome, TrainingReport
 from evolving_agent.curation.dataset import latest_manifest
+from evolving_agent.store import durable
 from evolving_agent.testing.experience import ROUTE_TOOL, write_log
 from evolving_agent.testing.jobs import JobBench
 from evolving_agent.training import job, openai_backend, run_state
@@ -79,7 +81,7 @@ def test_a_crash_at_any_write_of_the_state_costs_no_second_job(
     crash_at: int,
     committed: bool,
 ) -> None:
-    real = run_state.write_atomically
+    real = durable.write_atomically
     writes = 0
 
     def crashing(*given: Any) -> None:
@@ -279,7 +281,7 @@ def test_a_training_under_way_is_cancelled_when_its_settings_are_not_wanted_any_
         raise SimulatedCrashError
 
     with monkeypatch.context() as patched:
-        patched.setattr(openai_backend.time, "sleep", killed)
+        patched.setattr(time, "sleep", killed)
         with pytest.raises(SimulatedCrashError):
             bench.run(job.run, "train-1")
     provider.reset()

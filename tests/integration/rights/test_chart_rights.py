@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_an_agent_comes_and_changes_with_no_request_refused(
         api.kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(AGENT))
         with running_operator(rendered, kubeconfig, namespace, log):
             for kind in ("deployment", "service", "serviceaccount", "configmap", "pvc", "pdb", "arev"):
-                eventually(lambda kind=kind: children(kind), 60, f"a {kind}; {log}")
+                eventually(partial(children, kind), 60, f"a {kind}; {log}")
             eventually(lambda: len(children("cronjob")) == 2, 30, "two CronJobs")
             api.kubectl("annotate", "-n", namespace, "eva/support", f"{names.ANNOTATION_RUN}=curate:1")
             eventually(lambda: children("job"), 30, "the Job that was asked for")

@@ -20,11 +20,13 @@ _WITH_PODS = ("deployment", "curation_cron_job", "training_cron_job", "evaluatio
 
 
 def _pod(manifest: Manifest) -> Manifest:
-    return manifest["spec"].get("jobTemplate", manifest)["spec"]["template"]["spec"]
+    pod: Manifest = manifest["spec"].get("jobTemplate", manifest)["spec"]["template"]["spec"]
+    return pod
 
 
 def _applied_hash(manifest: Manifest) -> str:
-    return manifest["metadata"]["annotations"][names.ANNOTATION_APPLIED_HASH]
+    applied: str = manifest["metadata"]["annotations"][names.ANNOTATION_APPLIED_HASH]
+    return applied
 
 
 @pytest.mark.parametrize("case", CASES)

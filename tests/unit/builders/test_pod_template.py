@@ -15,10 +15,12 @@ from support.golden import build_all, context_of
 
 def _template(manifest: Manifest) -> Manifest:
     spec = manifest["spec"].get("jobTemplate", manifest)["spec"]
-    return spec["template"]
+    template: Manifest = spec["template"]
+    return template
 
 
 def _container(template: Manifest, name: str) -> Manifest:
+    container: Manifest
     (container,) = (c for c in template["spec"]["containers"] if c["name"] == name)
     return container
 

@@ -10,7 +10,10 @@ import pytest
 from evolving_agent.curation.cases import CaseError, Expected, parse_cases
 from evolving_agent.evaluation.graders import Said, is_right, is_subset
 
-CALLS = [("log", {"x": 1}), ("route", {"team": "cards", "note": {"urgent": True, "tags": ["a", "b"]}})]
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("log", {"x": 1}),
+    ("route", {"team": "cards", "note": {"urgent": True, "tags": ["a", "b"]}}),
+]
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
 import pytest
-from openai.types.chat import ChatCompletionToolParam
-from scripted import ScriptedEngine
+from openai.types.chat import ChatCompletion, ChatCompletionToolParam
 
 from evolving_model_server.app import create_app
 from evolving_model_server.inference import Generation
+from support.scripted_engine import ScriptedEngine
 
 BASE = "tiny"
 ROUTE: ChatCompletionToolParam = {
@@ -54,7 +54,9 @@ async def http(engine: ScriptedEngine, tmp_path: Path) -> AsyncIterator[httpx.As
 
 @pytest.fixture
 def client(http: httpx.AsyncClient) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=http, max_retries=0)
+    return openai.AsyncOpenAI(
+        base_url="http://server/v1", api_key="none", http_client=cast("Any", http), max_retries=0
+    )
 
 
 def add_adapter(root: Path, name: str, content: str = "weights") -> Path:
@@ -93,6 +95,7 @@ async def test_an_answer_in_a_stream(client: openai.AsyncOpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_call_of_a_tool(client: openai.AsyncOpenAI, stream: bool) -> None:
     messages: list[Any] = [{"role": "user", "content": "route me"}]
+    done: ChatCompletion
     if stream:
         async with client.chat.completions.stream(model=BASE, messages=messages, tools=[ROUTE]) as events:
             done = await events.get_final_completion()

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from scripted import ScriptedEngine
 
 from evolving_model_server.app import create_app
+from support.scripted_engine import ScriptedEngine
 
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
 LIMIT = 3

@@ -110,7 +110,9 @@ def test_a_whole_adapter_can_be_read_back(tmp_path: Path) -> None:
 
 def test_a_tensor_without_a_name_in_gguf_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="lm_head"):
-        gguf_tensor("base_model.model.lm_head.lora_A.weight", np.zeros((1, 1)), AttentionHeads(1, 1))
+        gguf_tensor(
+            "base_model.model.lm_head.lora_A.weight", np.zeros((1, 1), np.float32), AttentionHeads(1, 1)
+        )
 
 
 def test_head_counts_come_from_the_base_model(tmp_path: Path) -> None:

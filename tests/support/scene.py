@@ -27,18 +27,23 @@ class Scene:
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return self.cluster.kubectl("-n", self.namespace, *arguments, stdin=stdin)
 
-    def get(self, *arguments: str) -> dict[str, Any] | None:
+    def find(self, *arguments: str) -> dict[str, Any] | None:
         text = self.kubectl("get", *arguments, "-o", "json", "--ignore-not-found")
         return json.loads(text) if text.strip() else None
 
+    def get(self, *arguments: str) -> dict[str, Any]:
+        found = self.find(*arguments)
+        assert found is not None, f"{' '.join(arguments)} is gone"
+        return found
+
     def items(self, *arguments: str) -> list[dict[str, Any]]:
-        found = self.get(*arguments)
+        found = self.find(*arguments)
         return found["items"] if found else []
 
     # --- the agent ---
 
     def status(self) -> dict[str, Any]:
-        return (self.get("evolvingagent", self.agent) or {}).get("status") or {}
+        return (self.find("evolvingagent", self.agent) or {}).get("status") or {}
 
     def condition(self, kind: str) -> dict[str, Any]:
         found = (c for c in self.status().get("conditions", []) if c["type"] == kind)
@@ -88,7 +93,6 @@ class Scene:
     def config(self) -> dict[str, Any]:
         """The document that pods and other programs read."""
         found = self.get("configmap", f"{self.agent}-config")
-        assert found is not None
         document: dict[str, Any] = json.loads(found["data"]["agent_config.json"])
         return document
 

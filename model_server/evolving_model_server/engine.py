@@ -2,7 +2,8 @@
 
 One model, one context, and any number of LoRA adapters of which one is switched on at a time. The context
 keeps what it last read, so that the next prompt pays only for where it differs: instructions and tools
-are read once, not once per request.
+are read once, not once per request. What it read belongs to the adapter it was read with, and is put aside
+when another is switched on: while a candidate is evaluated beside live traffic, requests alternate.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import json
 import random
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
 from llama_cpp.llama_grammar import LlamaGrammar
 
 from evolving_model_server.inference import (
@@ -29,6 +32,17 @@ from evolving_model_server.inference import (
     UnusableSchemaError,
 )
 
+MAX_PARKED = 2  # what was read with the two adapters before the active one; 23 KB a token of SmolLM2-135M
+SEQUENCE = 0  # the only one that llama_cpp.Llama uses
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the context had read: token IDs, and llama.cpp's copy of their keys and values."""
+
+    tokens: np.ndarray[tuple[int], np.dtype[np.intc]]
+    state: ctypes.Array[ctypes.c_uint8]
+
 
 class LlamaEngine:
     """Holds at most `max_adapters` adapters in memory; the one unused for longest makes room."""
@@ -40,6 +54,7 @@ class LlamaEngine:
         self._max_adapters = max_adapters
         self._adapters: OrderedDict[Path, ctypes.c_void_p] = OrderedDict()  # least recently used first
         self._active: Path | None = None
+        self._parked: OrderedDict[Path | None, _Read] = OrderedDict()  # least recently used first
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._llama.model)
 
     def generate(self, generation: Generation) -> Iterator[Piece]:
@@ -90,6 +105,7 @@ class LlamaEngine:
             return False
         if self._active == adapter:
             self._switch(None)
+        self._parked.pop(adapter, None)
         llama_cpp.llama_adapter_lora_free(self._adapters.pop(adapter))
         return True
 
@@ -105,8 +121,27 @@ class LlamaEngine:
         scales = (ctypes.c_float * len(handles))(*[1.0 for _ in handles])
         if llama_cpp.llama_set_adapters_lora(self._llama.ctx, array, len(handles), scales) != 0:
             raise UnusableAdapterError(f"llama.cpp refuses to switch to {adapter}")
+        self._park(self._active)
         self._active = adapter
+        self._unpark(adapter)
+
+    def _park(self, adapter: Path | None) -> None:
+        size = llama_cpp.llama_state_seq_get_size(self._llama.ctx, SEQUENCE)
+        state = (ctypes.c_uint8 * size)()
+        if llama_cpp.llama_state_seq_get_data(self._llama.ctx, state, size, SEQUENCE) == size:
+            self._parked[adapter] = _Read(self._llama.input_ids[: self._llama.n_tokens].copy(), state)
+        while len(self._parked) > MAX_PARKED:
+            self._parked.popitem(last=False)
+
+    def _unpark(self, adapter: Path | None) -> None:
         self._llama.reset()  # what the context read with other weights is worth nothing
+        read = self._parked.pop(adapter, None)
+        if read is None:
+            return
+        size = len(read.state)
+        if llama_cpp.llama_state_seq_set_data(self._llama.ctx, read.state, size, SEQUENCE) == size:
+            self._llama.input_ids[: len(read.tokens)] = read.tokens
+            self._llama.n_tokens = len(read.tokens)
 
 
 def _grammar(generation: Generation) -> LlamaGrammar | None:

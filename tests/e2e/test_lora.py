@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,13 +43,28 @@ def test_an_adapter_is_trained_in_a_pod_and_served(scene: Scene) -> None:
     assert len(candidates) == 1
     model = candidates[0]["spec"]["modelID"]
     assert summary["corrected"] >= candidates[0]["spec"]["dataset"]["examples"] >= 10
-    ask = (
-        "import sys, httpx; b = httpx.post('http://model-server/v1/chat/completions', timeout=120, "
-        "json={'model': sys.argv[1], 'max_tokens': 8, 'messages': [{'role': 'user', 'content': 'Hello'}]}); "
-        "b.raise_for_status(); print(b.text)"
-    )
-    answer = json.loads(scene.kubectl("exec", "demo-client", "--", "python", "-c", ask, model))
-    assert answer["model"] == model
+    # and what it and its base answer does not depend on which of them was asked before
+    base = candidates[0]["spec"]["base"]
+    first, *again = [[_answer(scene, name) for name in (base, model)] for _ in range(3)]
+    assert again == [first, first]
+    assert first[0] != first[1]
     # and it is judged, whatever the verdict on so brief a training
     scene.wait("a verdict", lambda: bool(scene.status().get("lastVerdict")), timeout=900)
     assert scene.status()["lastVerdict"]["result"] in {"Passed", "Failed", "Inconclusive"}
+
+
+ASK = """
+import json, sys, httpx
+question = {"role": "user", "content": "My card was stolen on the train this morning"}
+body = {"model": sys.argv[1], "max_tokens": 24, "temperature": 0, "messages": [question]}
+answer = httpx.post("http://model-server/v1/chat/completions", json=body, timeout=120).raise_for_status().json()
+assert answer["model"] == sys.argv[1], answer
+print(json.dumps(answer["choices"][0]["message"]))
+"""
+
+
+def _answer(scene: Scene, model: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(
+        scene.kubectl("exec", "demo-client", "--", "python", "-c", ASK, model)
+    )
+    return answer

@@ -56,8 +56,8 @@ def test_an_adapter_is_trained_in_a_pod_and_served(scene: Scene) -> None:
 ASK = """
 import json, sys, httpx
 question = {"role": "user", "content": "My card was stolen on the train this morning"}
-body = {"model": sys.argv[1], "max_tokens": 24, "temperature": 0, "messages": [question]}
-answer = httpx.post("http://model-server/v1/chat/completions", json=body, timeout=120).raise_for_status().json()
+body = {"model": sys.argv[1], "max_tokens": 8, "temperature": 0, "messages": [question]}
+answer = httpx.post("http://model-server/v1/chat/completions", json=body, timeout=120).json()
 assert answer["model"] == sys.argv[1], answer
 print(json.dumps(answer["choices"][0]["message"]))
 """

@@ -131,19 +131,21 @@ DOCKER = Builder(
     layers_path=("0", "RootFS", "Layers"),
     can_mount=False,
 )
+# No container runtime is needed then, so it works in a container and whatever the machine's cgroups are.
+NO_RUNTIME = {"BUILDAH_ISOLATION": "chroot"}
 PODMAN = Builder(
     "podman",
     build_command=("build", "--layers", "--network", "host"),
     inspect_command=("image", "inspect"),
     layers_path=("0", "RootFS", "Layers"),
+    environment=NO_RUNTIME,
 )
 BUILDAH = Builder(
     "buildah",
     build_command=("build", "--layers", "--network", "host"),
     inspect_command=("inspect", "--type", "image"),
     layers_path=("OCIv1", "rootfs", "diff_ids"),
-    # No container runtime is needed, so it works in a container and whatever the machine's cgroups are.
-    environment={"BUILDAH_ISOLATION": "chroot"},
+    environment=NO_RUNTIME,
 )
 
 

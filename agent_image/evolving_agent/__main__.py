@@ -1,4 +1,4 @@
-"""`evolving-agent serve | curate | finetune | evaluate | validate`: what a container of the image does."""
+"""`evolving-agent serve | curate | finetune | evaluate | validate | release`: what a container does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ _COMMANDS = {
     "curate": ("evolving_agent.curation.job", "main"),
     "finetune": ("evolving_agent.training.job", "main"),
     "evaluate": ("evolving_agent.evaluation.job", "main_evaluate"),
+    "release": ("evolving_agent.training.release", "main"),
     "validate": ("evolving_agent.evaluation.job", "main_validate"),
 }
 

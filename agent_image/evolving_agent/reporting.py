@@ -29,7 +29,7 @@ from evolving_agent.contract.report import (
     encode_report,
     parse_report,
 )
-from evolving_agent.store.durable import write_atomically
+from evolving_agent.store.durable import StoreUnavailableError
 from evolving_agent.store.layout import StoreLayout
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,9 @@ class JobContext:
         started = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")  # by hand, outside a Job: each run is its own
         return cls(
             run_id=variables.get(env.RUN_ID) or f"local-{started}-{os.getpid()}",
-            layout=StoreLayout(Path(variables.get(env.STORE) or env.DEFAULT_STORE)),
+            layout=StoreLayout.from_environment(
+                Path(variables.get(env.STORE) or env.DEFAULT_STORE), variables
+            ),
             config_dir=Path(variables.get(env.CONFIG_DIR, env.DEFAULT_CONFIG_DIR)),
             suites_dir=Path(variables.get(env.SUITES_DIR, env.DEFAULT_SUITES_DIR)),
             termination_log=Path(variables.get(env.TERMINATION_LOG, env.DEFAULT_TERMINATION_LOG)),
@@ -100,8 +102,10 @@ class JobContext:
 
 def earlier_report(context: JobContext, kind: str) -> Report | None:
     """The report of this very run, where it had got that far before its container ended."""
+    path = _report_file(context, kind)
+    context.layout.pull_file(path)
     try:
-        content = (context.layout.run(kind, context.run_id) / "report.json").read_text()
+        content = path.read_text()
     except FileNotFoundError:
         return None
     report = parse_report(content)
@@ -111,8 +115,12 @@ def earlier_report(context: JobContext, kind: str) -> Report | None:
 def publish(context: JobContext, kind: str, report: Report) -> None:
     """Writes the report to the store, then to the termination log."""
     full = report.model_dump_json(by_alias=True, exclude_none=True).encode()
-    write_atomically(context.layout.run(kind, context.run_id) / "report.json", full)
+    context.layout.save(_report_file(context, kind), full)
     hand_in(context, report)
+
+
+def _report_file(context: JobContext, kind: str) -> Path:
+    return context.layout.run(kind, context.run_id) / "report.json"
 
 
 def hand_in(context: JobContext, report: Report) -> None:
@@ -142,6 +150,24 @@ def run_job(
 
     `failed` makes the report of a failure from (context, reason, message).
     """
+    try:
+        return _run(kind, work, failed, context)
+    except StoreUnavailableError as error:
+        hand_in(context, failed(context, "StoreUnavailable", str(error)[:MAX_MESSAGE_CHARS]))
+        return env.EXIT_RETRY
+    except Exception as error:
+        log.exception("the %s run failed in a way that was not foreseen", kind)
+        message = f"{type(error).__name__}: {error}"[:MAX_MESSAGE_CHARS]
+        hand_in(context, failed(context, "InternalError", message))
+        return env.EXIT_RETRY
+
+
+def _run(
+    kind: str,
+    work: Callable[[JobContext], Report],
+    failed: Callable[[JobContext, str, str], Report],
+    context: JobContext,
+) -> int:
     done = earlier_report(context, kind)
     if done is not None:
         log.info("run %s was done before; its report is handed in again", context.run_id)
@@ -152,9 +178,4 @@ def run_job(
     except JobError as error:
         publish(context, kind, error.report or failed(context, error.reason, error.message))
         return env.EXIT_PERMANENT if error.permanent else env.EXIT_RETRY
-    except Exception as error:
-        log.exception("the %s run failed in a way that was not foreseen", kind)
-        message = f"{type(error).__name__}: {error}"[:MAX_MESSAGE_CHARS]
-        hand_in(context, failed(context, "InternalError", message))
-        return env.EXIT_RETRY
     return env.EXIT_OK

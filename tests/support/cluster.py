@@ -82,7 +82,7 @@ def run_tool(tool: str, *arguments: str, check: bool = True) -> subprocess.Compl
 
 @cache
 def program(name: str) -> str:
-    """The path of kubectl, helm, prometheus or promtool."""
+    """The path of one of the programs that `hack/tools` gets."""
     return run_tool("tools", name).stdout.strip()
 
 

@@ -13,6 +13,7 @@ from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.config_map import build_config_map
 from evolving_operator.core.builders.context import BuildContext, Images
 from evolving_operator.core.builders.cron_job import build_curation_cron_job, build_training_cron_job
+from evolving_operator.core.builders.debt import build_provider_debt, owes_provider
 from evolving_operator.core.builders.deployment import build_deployment
 from evolving_operator.core.builders.disruption_budget import build_disruption_budget
 from evolving_operator.core.builders.job import (
@@ -53,7 +54,6 @@ def build_all(context: BuildContext) -> dict[str, Manifest]:
         "deployment": build_deployment(context, base.hash),
         "service": build_service(context),
         "disruption_budget": build_disruption_budget(context),
-        "store_claim": build_store_claim(context),
         "base_revision": build_revision(
             context,
             name=base_name,
@@ -63,6 +63,10 @@ def build_all(context: BuildContext) -> dict[str, Manifest]:
             training=None,
         ),
     }
+    if context.spec.storage.claim is not None:
+        built["store_claim"] = build_store_claim(context)
+    if owes_provider(context):
+        built["provider_debt"] = build_provider_debt(context)
     if context.spec.curation is not None:
         built["curation_cron_job"] = build_curation_cron_job(context)
         built["curation_job"] = build_on_demand_job(context, names.COMPONENT_CURATE, "curate:now")

@@ -83,7 +83,9 @@ def pod_status(pod: Raw, phase: str, state: Raw, *, ready: bool) -> Raw:
         "conditions": [
             {"type": kind, "status": word, "lastTransitionTime": _now()}
             for kind in ("Ready", "ContainersReady")
-        ],
+        ]
+        # A scheduler that knows of no node says otherwise.
+        + [{"type": "PodScheduled", "status": "True", "lastTransitionTime": _now()}],
         "containerStatuses": [
             {
                 "name": container["name"],

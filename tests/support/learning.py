@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from evolving_agent.contract.config import Endpoint, HTTPTool
+from evolving_agent.contract.config import Endpoint
 from evolving_agent.contract.learning import (
     BackendType,
     Curation,
@@ -26,6 +26,7 @@ from evolving_agent.contract.learning import (
     TrainingThresholds,
 )
 from evolving_agent.contract.report import DatasetRef
+from evolving_agent.contract.tools import HTTPTool
 from evolving_agent.curation import job as curation_job
 from evolving_agent.curation.dataset import latest_manifest
 from evolving_agent.store.records import Record

@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
-from evolving_agent.contract.config import AgentConfig, ServedModel
+from evolving_agent.contract.config import AgentConfig, Pricing, ServedModel
 from evolving_agent.runtime.metrics import Metrics
 from evolving_agent.runtime.traffic import ACTIVE, SHADOW, Arm
 from evolving_operator.api import names
@@ -19,7 +19,8 @@ _ENDED = "2030-01-01T01:00:00Z"
 
 
 def _config(revision: str, model: str) -> AgentConfig:
-    served = ServedModel(id=model, base_url="http://model-server/v1")
+    pricing = Pricing(input_micro_usd=400_000, output_micro_usd=1_600_000)
+    served = ServedModel(id=model, base_url="http://model-server/v1", pricing=pricing)
     return AgentConfig(revision=revision, model=served, instructions="Help.")
 
 
@@ -53,10 +54,11 @@ class Experience:
                 _runs(pod, arm)
             pod.refused.labels("too_large").inc()
             pod.upstream_errors.labels(OLD.model.id, "RateLimited").inc()
+            pod.model_missing.labels(OLD.model.id).set(0)
             pod.memory_recalls.labels("hit").inc()
-            pod.line_written("episode")
+            pod.lines_written("episode", 1, 0.002)
             pod.write_failed("episode")
-            pod.line_dropped("episode")
+            pod.lines_dropped("episode", 1)
         self._operator.reconciled("success", 0.004)
         self._operator.requested("apply", "200", 0.003)
         self._operator.agent_changed(KEY, _status(OLD, "Running"), _status(NEW, "Succeeded", step="Done"))
@@ -71,7 +73,7 @@ def _runs(pod: Metrics, arm: Arm) -> None:
     pod.run_ended(arm, "ok", 0.3)
     pod.run_ended(arm, "upstream_error", 1.2)
     pod.first_token.labels(*arm.labels).observe(0.05)
-    pod.tokens.labels(*arm.labels, "input").inc(80)
+    pod.tokens_used(arm, 80, 20)
     pod.tool_calls.labels(*arm.labels, "route_request", "ok").inc()
     pod.reflections.labels(*arm.labels, "feedback", "parsed").inc()
     pod.reflection_score.labels(*arm.labels, "feedback").observe(70)

@@ -78,7 +78,8 @@ class Pod:
     name: str = "support-0"
     url: str = ""
     others: list[AgentConfig] = field(default_factory=list)
-    request_seconds: float = 30.0
+    previous: AgentConfig | None = None  # what was served before
+    variables: dict[str, str] = field(default_factory=dict)  # more of its environment
 
     @property
     def store(self) -> StoreLayout:
@@ -94,8 +95,7 @@ class Pod:
             Settings.from_environment(self.environment()),
             config_poll_seconds=0.05,
             config_wait_seconds=1.0,
-            model_wait_seconds=1.0,
-            request_seconds=self.request_seconds,
+            model_wait_seconds=30.0,
             drain_work_seconds=0.2,
         )
 
@@ -107,15 +107,18 @@ class Pod:
             env.CONFIG_HASH: self.config.hash,
             env.STORE: str(self.store.root),
             env.TERMINATION_LOG: str(self.termination_log),
+            **self.variables,
         }
 
     def write_config(self, traffic: Traffic = NO_SHARES) -> None:
         """As the kubelet does it: the new content appears at once."""
+        configs = [self.config, *self.others, *([self.previous] if self.previous else [])]
         file = AgentConfigFile(
             agent="support",
             model=self.config.model.id,
-            configs={config.hash: config for config in (self.config, *self.others)},
+            configs={config.hash: config for config in configs},
             traffic=traffic,
+            previous=self.previous.hash if self.previous else None,
         )
         self.write_config_text(json.dumps(file.to_wire()))
 
@@ -176,7 +179,7 @@ def _decoded(line: bytes, kind: Any) -> Any:
 async def running(pod: Pod, traffic: Traffic = NO_SHARES) -> AsyncIterator[Pod]:
     """The pod's service in this process, on a port of its own."""
     pod.write_config(traffic)
-    state = PodState(Metrics(), pod.settings.max_request_bytes)
+    state = PodState(Metrics())
     async with served(build_app(state)) as pod.url, AsyncExitStack() as resources:
         await start_service(pod.settings, state, resources)
         yield pod

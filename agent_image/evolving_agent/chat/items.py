@@ -1,6 +1,7 @@
 """The items that models answer with, in the form that the Agents SDK speaks for every endpoint."""
 
 from openai.types.responses import (
+    Response,
     ResponseCompletedEvent,
     ResponseCreatedEvent,
     ResponseFunctionToolCall,
@@ -10,6 +11,7 @@ from openai.types.responses import (
 )
 
 __all__ = [
+    "Response",
     "ResponseCompletedEvent",
     "ResponseCreatedEvent",
     "ResponseFunctionToolCall",

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from evolving_agent.contract.base import Document, Rule, rules
 from evolving_agent.contract.config import Endpoint
+from evolving_agent.contract.refs import ConfigMapKeyRef
 
 LEARNING_VERSION: Final = 1
 LEARNING_KEY = "learning.json"
@@ -182,11 +183,6 @@ class Training(Document):
 class SuiteObjective(StrEnum):
     IMPROVE = "Improve"
     NO_REGRESS = "NoRegress"
-
-
-class ConfigMapKeyRef(Document):
-    name: str = Field(min_length=1, max_length=253, description="Name of the ConfigMap.")
-    key: str = Field(min_length=1, max_length=253, description="Key within the ConfigMap.")
 
 
 class Suite(Document):

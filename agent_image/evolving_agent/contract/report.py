@@ -85,6 +85,15 @@ class ValidationReport(_Report):
     suites: tuple[SuiteResult, ...] = ()
 
 
+class ReleaseReport(_Report):
+    """What of a deleted agent a provider has been made to forget."""
+
+    kind: Literal["Release"] = "Release"
+    jobs_cancelled: int = 0
+    models_deleted: int = 0
+    files_deleted: int = 0
+
+
 class ServeReport(_Report):
     """Why a serving pod gave up: read by the operator from the crashed container."""
 
@@ -92,7 +101,7 @@ class ServeReport(_Report):
 
 
 Report = Annotated[
-    CurationReport | TrainingReport | EvaluationReport | ValidationReport | ServeReport,
+    CurationReport | TrainingReport | EvaluationReport | ValidationReport | ReleaseReport | ServeReport,
     Field(discriminator="kind"),
 ]
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)

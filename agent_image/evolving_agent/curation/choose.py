@@ -110,7 +110,9 @@ def _answer(
     if episode.error is not None:
         return DropReason.FAILED
     offered = {_function(tool).get("name") for tool in episode.tools}
-    calls = [call for call in episode.tool_calls if call.name not in _BOOKKEEPING_TOOLS]
+    calls = [  # of the main agent: what a specialist called was said under other instructions
+        call for call in episode.tool_calls if call.name not in _BOOKKEEPING_TOOLS and not call.agent
+    ]
     if calls and calls[0].name in offered:
         if calls[0].error is not None:
             return DropReason.FAILED

@@ -18,7 +18,7 @@ from evolving_agent.contract.base import Document, canonical_json
 from evolving_agent.contract.learning import Curation
 from evolving_agent.contract.report import DatasetRef
 from evolving_agent.curation.examples import Example
-from evolving_agent.store.durable import sync_directory, write_atomically, write_synced
+from evolving_agent.store.durable import sync_directory, write_synced
 from evolving_agent.store.layout import StoreLayout
 
 TRAIN_FILE = "train.jsonl"
@@ -73,6 +73,7 @@ class DatasetError(Exception):
 
 def read_manifest(layout: StoreLayout, version: str) -> Manifest:
     path = layout.dataset(version) / MANIFEST_FILE
+    layout.pull_file(path)
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as problem:
@@ -81,6 +82,7 @@ def read_manifest(layout: StoreLayout, version: str) -> Manifest:
 
 def latest_manifest(layout: StoreLayout) -> Manifest | None:
     """The dataset that the last successful curation found or made; None before the first one."""
+    layout.pull_file(layout.datasets / POINTER_FILE)
     try:
         version = (layout.datasets / POINTER_FILE).read_text().strip()
     except FileNotFoundError:
@@ -139,10 +141,20 @@ def write_dataset(layout: StoreLayout, train: bytes, holdout: bytes, manifest: M
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     sync_directory(layout.datasets)
+    if layout.remote is not None:
+        for name in (TRAIN_FILE, HOLDOUT_FILE, MANIFEST_FILE):  # a dataset is there when its manifest is
+            path = layout.dataset(manifest.version) / name
+            layout.remote.put(layout.key(path), path.read_bytes())
+
+
+def dataset_exists(layout: StoreLayout, version: str) -> bool:
+    path = layout.dataset(version) / MANIFEST_FILE
+    layout.pull_file(path)
+    return path.exists()
 
 
 def point_to(layout: StoreLayout, version: str) -> None:
-    write_atomically(layout.datasets / POINTER_FILE, version.encode() + b"\n")
+    layout.save(layout.datasets / POINTER_FILE, version.encode() + b"\n")
 
 
 def remove_unfinished(layout: StoreLayout) -> None:

@@ -15,6 +15,7 @@ from evolving_agent.curation.dataset import (
     DatasetError,
     Manifest,
     content_digest,
+    dataset_exists,
     estimate_tokens,
     latest_manifest,
     lineage_of,
@@ -32,7 +33,7 @@ from evolving_agent.curation.redaction import UnscrubbableError, scrub_value
 from evolving_agent.curation.resolve import resolve
 from evolving_agent.curation.scrub import redact
 from evolving_agent.reporting import JobContext, JobError, log_to_stderr, run_job
-from evolving_agent.store.durable import StoreBusyError, exclusive
+from evolving_agent.store.durable import StoreBusyError
 from evolving_agent.store.layout import StoreLayout
 from evolving_agent.store.records import Episode, ReflectionRecord
 
@@ -69,7 +70,7 @@ def curate(context: JobContext) -> CurationReport:
         )
     evaluation_inputs = _evaluation_inputs(context, settings.redaction)
     try:
-        with exclusive(context.layout.datasets / ".lock"):
+        with context.layout.exclusive(context.layout.datasets / ".lock", context.run_id):
             return _curate(context, settings, evaluation_inputs)
     except StoreBusyError as busy:
         raise JobError("AnotherRunIsActive", str(busy), permanent=False) from busy
@@ -110,7 +111,7 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
     holdout = lines_of(resolved.held_out, held_out=True)
     content = content_digest(train, holdout)
     version = version_name(content)
-    if layout.dataset(version).exists():
+    if dataset_exists(layout, version):
         manifest = read_manifest(layout, version)
         reason = "DatasetUnchanged"
     else:
@@ -204,9 +205,10 @@ def _evaluation_inputs(context: JobContext, redaction: Redaction) -> set[str]:
 
 
 def _origin(experience: Experience) -> str:
-    """Where the examples come from, and how many lines of the log could not be read."""
-    bad = len(experience.bad_lines)
+    """Where the examples come from, how many lines of the log could not be read, and how many are missing."""
+    bad, lost = len(experience.bad_lines), experience.lost
     told = f"; {bad} line{'s' if bad != 1 else ''} quarantined" if bad else ""
+    told += f"; {lost} record{'s' if lost != 1 else ''} lost while the store refused writes" if lost else ""
     return f"from {len(experience.episodes)} requests{told}"
 
 

@@ -9,9 +9,8 @@ from typing import TypeVar
 
 import msgspec
 
-from evolving_agent.store.durable import write_atomically
 from evolving_agent.store.layout import StoreLayout
-from evolving_agent.store.records import SCHEMA_VERSION, Episode, ReflectionRecord
+from evolving_agent.store.records import SCHEMA_VERSION, Episode, Gap, ReflectionRecord
 
 Line = TypeVar("Line", Episode, ReflectionRecord)
 
@@ -28,27 +27,34 @@ class BadLine:
 
 @dataclass
 class Experience:
-    """All records, in the order of their files, and the lines that were none."""
+    """All records in the order of their files, the lines that were none, and how many records are missing."""
 
     episodes: list[Episode] = field(default_factory=list)
     reflections: list[ReflectionRecord] = field(default_factory=list)
     bad_lines: list[BadLine] = field(default_factory=list)
+    lost: int = 0  # dropped by pods while their store refused writes
 
 
 def read_experience(layout: StoreLayout) -> Experience:
     """Reads every episode and reflection file of the store."""
+    for directory in layout.log_directories:
+        layout.pull(directory)
     experience = Experience()
     for path in layout.episode_files:
-        experience.episodes += _read_file(path, Episode, experience.bad_lines)
+        experience.episodes += _read_file(path, Episode, experience)
     for path in layout.reflection_files:
-        experience.reflections += _read_file(path, ReflectionRecord, experience.bad_lines)
+        experience.reflections += _read_file(path, ReflectionRecord, experience)
     return experience
 
 
-def _read_file(path: Path, kind: type[Line], bad_lines: list[BadLine]) -> list[Line]:
-    """The records of one file. A last line without its newline is still being written: it is left alone."""
+def _read_file(path: Path, kind: type[Line], experience: Experience) -> list[Line]:
+    """The records of one file; what else it says is noted in `experience`.
+
+    A last line without its newline is still being written: it is left alone.
+    """
     complete, _, _ = path.read_bytes().rpartition(b"\n")
-    decoder = msgspec.json.Decoder(kind)
+    bad_lines = experience.bad_lines
+    decoder: msgspec.json.Decoder[Line | Gap] = msgspec.json.Decoder(kind | Gap)
     records: list[Line] = []
     for number, raw in enumerate(complete.split(b"\n"), start=1):
         if not raw.strip():
@@ -62,7 +68,10 @@ def _read_file(path: Path, kind: type[Line], bad_lines: list[BadLine]) -> list[L
             reason = f"schema version {record.v} is newer than {SCHEMA_VERSION}, which this image reads"
             bad_lines.append(BadLine(path, number, reason, raw))
             continue
-        records.append(record)
+        if isinstance(record, Gap):
+            experience.lost += record.lost
+        else:
+            records.append(record)
     return records
 
 
@@ -84,4 +93,4 @@ def quarantine(layout: StoreLayout, bad_lines: list[BadLine]) -> None:
             )
             for line in lines
         ]
-        write_atomically(layout.quarantine / "--".join(source.parts), ("\n".join(rows) + "\n").encode())
+        layout.save(layout.quarantine / "--".join(source.parts), ("\n".join(rows) + "\n").encode())

@@ -17,6 +17,7 @@ from evolving_agent.curation.cases import Case, CaseSet
 from evolving_agent.evaluation.graders import Said, is_right
 from evolving_agent.runtime.conversation import InvalidMessagesError
 from evolving_agent.runtime.loop import run_agent
+from evolving_agent.runtime.tools.toolbox import Toolbox
 
 CASES_AT_ONCE = 4
 SERVICE_TIMEOUT_SECONDS = 180.0
@@ -69,12 +70,14 @@ async def scores(cases: CaseSet, ask: Ask, who: str) -> list[bool]:
     return right
 
 
-def through_the_loop(config: AgentConfig, endpoint: ModelEndpoint) -> Ask:
+def through_the_loop(config: AgentConfig, endpoint: ModelEndpoint, toolbox: Toolbox) -> Ask:
     """Asks as a pod with this configuration answers, without memory; tools that write are stubbed."""
 
     async def ask(case: Case) -> Said:
         try:
-            result = await run_agent(config, list(case.conversation), endpoint=endpoint, dry_run=True)
+            result = await run_agent(
+                config, list(case.conversation), endpoint=endpoint, toolbox=toolbox, dry_run=True
+            )
         except ModelError as error:
             raise UnansweredError(error.reason.value, error.message, permanent=error.permanent) from error
         except InvalidMessagesError as error:

@@ -33,11 +33,13 @@ from evolving_agent.evaluation.score_cache import ScoreCache
 from evolving_agent.evaluation.statistics import compare, share_in_basis_points
 from evolving_agent.evaluation.suites import cases_of
 from evolving_agent.reporting import JobContext, JobError, log_to_stderr, run_job
+from evolving_agent.runtime.tools.toolbox import Toolbox
 
 EVALUATION, VALIDATION = "evaluation", "validation"
 MAX_ERROR_CHARS = 400
 ERROR_CHARS_IN_ALL = 2000  # what a termination message has room for beside the numbers of 16 suites
 MODEL_RETRIES = 4
+
 log = logging.getLogger(__name__)
 
 
@@ -173,10 +175,15 @@ async def _scores_of(
         log.info("%s: scores of %s are known", suite.name, config.revision)
         return known
     key = context.variables.get(env.API_KEY)
-    async with ModelEndpoint(config.model.base_url, key, max_retries=MODEL_RETRIES) as endpoint:
-        right = await scores(
-            cases, through_the_loop(config, endpoint), f"{suite.name}, {config.revision} ({config.model.id})"
-        )
+    async with (
+        ModelEndpoint(config.model.base_url, key, max_retries=MODEL_RETRIES) as endpoint,
+        Toolbox() as toolbox,
+    ):
+        await toolbox.open(config)
+        if toolbox.problems:  # without its tools it is another agent
+            raise UnansweredError("ToolUnavailable", "; ".join(toolbox.problems), permanent=False)
+        ask = through_the_loop(config, endpoint, toolbox)
+        right = await scores(cases, ask, f"{suite.name}, {config.revision} ({config.model.id})")
     cache.keep(config.hash, cases.digest, context.run_id, right)
     return right
 

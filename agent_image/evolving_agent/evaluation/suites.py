@@ -22,6 +22,7 @@ def cases_of(suite: Suite, context: JobContext) -> CaseSet:
     if not version:
         return CaseSet(())
     path = context.layout.dataset(version) / HOLDOUT_FILE
+    context.layout.pull_file(path)
     try:
         lines = [json.dumps(json.loads(line)["case"]) for line in path.read_text().splitlines()]
     except (OSError, ValueError, KeyError, TypeError) as problem:

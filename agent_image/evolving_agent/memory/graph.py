@@ -5,7 +5,6 @@ Several pods on one node share the database (WAL); every method is safe from any
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 import time
@@ -14,21 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from evolving_agent.memory.database import MemoryUnavailableError, opened
 from evolving_agent.memory.matching import content_words, coverage, search_expression
-from evolving_agent.memory.schema import UnknownSchemaError, migrate
+from evolving_agent.memory.schema import MIGRATIONS
 
-BUSY_TIMEOUT_SECONDS = 2.0
-OPEN_TIMEOUT_SECONDS = 10.0
-OPEN_RETRY_SECONDS = 0.05
+__all__ = ["Memory", "MemoryUnavailableError", "TemporalEvent", "as_prompt"]
+
 DEFAULT_BUDGET_CHARS = 600
 MAX_CANDIDATES = 50
 MAX_TEXT_CHARS = 300
-
-logger = logging.getLogger(__name__)
-
-
-class MemoryUnavailableError(Exception):
-    """The database cannot be used now: locked for too long, disk full, or damaged."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +61,7 @@ class Memory:
     @classmethod
     def open(cls, path: Path) -> Memory:
         """Opens or creates the database. A damaged one is set aside, never deleted, and a new one made."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return cls(_connected(path))
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise  # locked, full, not permitted: not a damaged file
-                aside = _set_aside(path)
-                logger.error("the memory database is damaged (%s); it was set aside as %s", error, aside)
-                return cls(_connected(path))
-        except (OSError, sqlite3.Error, UnknownSchemaError) as error:
-            raise MemoryUnavailableError(f"cannot open the memory database {path}: {error}") from error
+        return cls(opened(path, MIGRATIONS))
 
     def close(self) -> None:
         with self._lock:
@@ -191,51 +173,6 @@ def as_prompt(events: list[TemporalEvent]) -> str:
     if not events:
         return ""
     return "\n\nRemembered:\n" + "\n".join(f"- {event.text}" for event in events)
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    """A connection with the newest schema.
-
-    Pods that start together switch the new file to WAL at the same time, and SQLite answers that with BUSY
-    at once, without the busy timeout (it could not end well by waiting). So the waiting is done here.
-    """
-    deadline = time.monotonic() + OPEN_TIMEOUT_SECONDS
-    while True:
-        try:
-            return _connected_once(path)
-        except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            if not busy or time.monotonic() > deadline:
-                raise
-            time.sleep(OPEN_RETRY_SECONDS)
-
-
-def _connected_once(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path,
-        timeout=BUSY_TIMEOUT_SECONDS,
-        isolation_level=None,  # transactions are begun by hand, with BEGIN IMMEDIATE
-        check_same_thread=False,  # one lock guards the connection
-    )
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        migrate(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _set_aside(path: Path) -> Path:
-    """Renames the database with its write-ahead log: a new one must not replay the old one's log."""
-    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    return aside
 
 
 def _entity_id(connection: sqlite3.Connection, kind: str, name: str) -> int:

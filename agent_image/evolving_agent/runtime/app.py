@@ -1,43 +1,43 @@
-"""The HTTP API: OpenAI-compatible chat, feedback, health, readiness and metrics."""
+"""The HTTP API: OpenAI's chat completions and responses, feedback, health, readiness and metrics."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolving_agent.contract import env
+from evolving_agent.contract.config import Limits
+from evolving_agent.runtime.chat_wire import ChatRequest, ChatStream, completion
+from evolving_agent.runtime.delivery import CLIENT_CLOSED_REQUEST, json_response, streamed, whole
+from evolving_agent.runtime.errors import RefusedError, RequestError, error_body
 from evolving_agent.runtime.feedback import Feedback
+from evolving_agent.runtime.logs import request_id
 from evolving_agent.runtime.metrics import Metrics
-from evolving_agent.runtime.service import AgentService, Caller, Work
-from evolving_agent.runtime.trace import RunResult
-from evolving_agent.runtime.wire import (
-    RefusedError,
-    RequestError,
-    chunk,
-    completion,
-    details,
-    error_body,
-    event,
-    invalid,
-    parse_body,
-    parse_chat_request,
-    usage_chunk,
+from evolving_agent.runtime.question import Question
+from evolving_agent.runtime.request_body import read_json
+from evolving_agent.runtime.responses_wire import (
+    ResponsesAnswer,
+    ResponsesRequest,
+    completion_id,
 )
+from evolving_agent.runtime.service import AgentService
+from evolving_agent.runtime.wire import invalid
 
 MAX_SESSION_CHARS = 256
-CLIENT_CLOSED_REQUEST = 499
+REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}")
 
 
 @dataclass
@@ -45,7 +45,7 @@ class PodState:
     """What the routes know of the pod; `service` is there as soon as requests can be answered."""
 
     metrics: Metrics
-    max_request_bytes: int
+    max_request_bytes: int = Limits().max_request_bytes
     service: AgentService | None = None
     waiting_for: tuple[str, str] = ("Starting", "the pod is starting")  # reason and message
     draining: bool = False
@@ -55,7 +55,9 @@ class PodState:
         """Raises RefusedError while the pod starts."""
         if self.service is None:
             reason, message = self.waiting_for
-            raise RefusedError("not_ready", 503, f"not ready: {message}", kind="unavailable", code=reason)
+            raise RefusedError(
+                "not_ready", 503, f"not ready: {message}", kind="unavailable", code=reason, retry_after=1.0
+            )
         return self.service
 
 
@@ -66,20 +68,28 @@ def build_app(state: PodState) -> ASGIApp:
         assert isinstance(error, RequestError)  # noqa: S101 (starlette's handlers are not generic)
         if isinstance(error, RefusedError):
             state.metrics.refused.labels(error.reason).inc()
-        return JSONResponse(error.body, status_code=error.status)
+        return json_response(error.body, error.status, error.headers)
 
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/responses", routes.respond, methods=["POST"]),
+            Route("/v1/responses/{response}", routes.response, methods=["GET"]),
+            Route("/v1/responses/{response}", routes.delete_response, methods=["DELETE"]),
             Route("/v1/feedback", routes.feedback, methods=["POST"]),
             Route("/v1/models", routes.models),
             Route("/healthz", routes.healthz),
             Route("/readyz", routes.readyz),
             Route("/metrics", routes.metrics),
         ],
-        exception_handlers={RequestError: refused, HTTPException: _http_error, Exception: _internal_error},
+        exception_handlers={
+            RequestError: refused,
+            HTTPException: _http_error,
+            ClientDisconnect: _hung_up,
+            Exception: _internal_error,
+        },
     )
-    return _closing_connections_while(lambda: state.draining, app)
+    return _labelled(lambda: state.draining, app)
 
 
 class _Routes:
@@ -88,131 +98,124 @@ class _Routes:
 
     async def chat(self, request: Request) -> Response:
         service = self._state.ready_service
-        chat_request = parse_chat_request(await self._body(request))
-        work = service.accept(chat_request, _caller(request))
-        if chat_request.stream:
-            return await _streamed(service, work)
-        result = await _unless_disconnected(request, service.answer(work))
-        if result is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)  # nobody reads it
-        return JSONResponse(completion(work.head, result))
+        asked = ChatRequest.parse(await read_json(request, self._state.max_request_bytes))
+        work = await service.accept(_question(request, asked))
+        if asked.stream:
+            return await streamed(
+                request, service, work, lambda: ChatStream(work.head, with_usage=asked.wants_usage)
+            )
+        return await whole(request, service, work, lambda result: completion(work.head, result))
+
+    async def respond(self, request: Request) -> Response:
+        service = self._state.ready_service
+        asked = ResponsesRequest.parse(await read_json(request, self._state.max_request_bytes))
+        work = await service.accept(_question(request, asked))
+        stored = asked.is_stored and work.question.is_kept and service.conversations.kept
+
+        def answer() -> ResponsesAnswer:
+            return ResponsesAnswer(work.head, asked, stored=stored)
+
+        if asked.stream:
+            return await streamed(request, service, work, answer)
+        return await whole(request, service, work, lambda result: answer().whole(result))
+
+    async def response(self, request: Request) -> Response:
+        conversations = self._state.ready_service.conversations
+        return json_response(await conversations.response(completion_id(request.path_params["response"])))
+
+    async def delete_response(self, request: Request) -> Response:
+        response = request.path_params["response"]
+        await self._state.ready_service.conversations.delete(completion_id(response))
+        return json_response({"id": response, "object": "response", "deleted": True})
 
     async def feedback(self, request: Request) -> Response:
         service = self._state.ready_service
+        body = await read_json(request, self._state.max_request_bytes)
         try:
-            feedback = Feedback.model_validate(parse_body(await self._body(request)))
+            feedback = Feedback.model_validate(body)
         except ValidationError as error:
             raise invalid(error) from error
-        record = await service.feedback(feedback)
-        body = {"id": record.id, "object": "feedback", "completion_id": record.episode}
-        return JSONResponse(body, status_code=201)
+        answered = completion_id(feedback.completion_id)
+        record = await service.feedback(feedback.model_copy(update={"completion_id": answered}))
+        said = {"id": record.id, "object": "feedback", "completion_id": record.episode}
+        return json_response(said, 201)
 
     async def models(self, _: Request) -> Response:
         service = self._state.ready_service
         names = dict.fromkeys((service.agent, service.configuration.own.model.id))
         data = [{"id": name, "object": "model", "created": 0, "owned_by": service.agent} for name in names]
-        return JSONResponse({"object": "list", "data": data})
+        return json_response({"object": "list", "data": data})
 
     async def healthz(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def readyz(self, _: Request) -> Response:
+        """Ready pods may have problems: they answer, but somebody should look."""
         if self._state.draining:
             reason, message = "Draining", "the pod is shutting down"
         elif self._state.service is None:
             reason, message = self._state.waiting_for
         else:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready", "reason": reason, "message": message}, status_code=503)
+            problems = self._state.service.problems
+            return json_response({"status": "ready"} | ({"problems": problems} if problems else {}))
+        return json_response({"status": "not ready", "reason": reason, "message": message}, 503)
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
-    async def _body(self, request: Request) -> bytes:
-        """Raises RefusedError where the body is longer than it may be."""
-        body = bytearray()
-        limit = self._state.max_request_bytes
-        async for part in request.stream():
-            body += part
-            if len(body) > limit:
-                raise RefusedError("too_large", 413, f"the request is longer than {limit} bytes")
-        return bytes(body)
+
+def _question(request: Request, asked: ChatRequest | ResponsesRequest) -> Question:
+    """What the body asks, and what the headers say beside it."""
+    question = asked.question(_session(request), dry_run=_dry_run(request))
+    return replace(question, request_key=request.headers.get(env.REQUEST_KEY_HEADER, ""))
 
 
-def _caller(request: Request) -> Caller:
-    session = request.headers.get(env.SESSION_HEADER, "")[:MAX_SESSION_CHARS]
-    return Caller(session or None, request.headers.get(env.DRY_RUN_HEADER, "").lower() == "true")
+def _session(request: Request) -> str | None:
+    return request.headers.get(env.SESSION_HEADER, "")[:MAX_SESSION_CHARS] or None
 
 
-async def _streamed(service: AgentService, work: Work) -> Response:
-    """Waits for the first piece: an error before it still has a status of its own."""
-    parts = service.stream(work)
-    try:
-        first = await anext(parts)
-    except BaseException:
-        await parts.aclose()
-        raise
-
-    async def events() -> AsyncIterator[bytes]:
-        async with aclosing(parts):
-            yield event(chunk(work.head, {"role": "assistant", "content": ""}))
-            part = first
-            try:
-                while not isinstance(part, RunResult):
-                    yield event(chunk(work.head, {"content": part}))
-                    part = await anext(parts)
-            except RequestError as error:
-                yield event(error.body)
-                return
-            yield event(chunk(work.head, {}, "stop", evolving_agents=details(work.head, part)))
-            if work.request.wants_usage:
-                yield event(usage_chunk(work.head, part))
-            yield event("[DONE]")
-
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
-
-
-async def _unless_disconnected(request: Request, answer: Awaitable[RunResult]) -> RunResult | None:
-    """The answer; None, and the run cancelled, where the client hangs up before."""
-
-    async def hung_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    run = asyncio.ensure_future(answer)
-    watch = asyncio.create_task(hung_up())
-    try:
-        await asyncio.wait((run, watch), return_when=asyncio.FIRST_COMPLETED)
-        return await run if run.done() else None
-    finally:
-        watch.cancel()
-        run.cancel()
-        await asyncio.gather(run, watch, return_exceptions=True)
+def _dry_run(request: Request) -> bool:
+    return request.headers.get(env.DRY_RUN_HEADER, "").lower() == "true"
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     """Unknown paths and methods, in OpenAI's shape."""
     assert isinstance(error, HTTPException)  # noqa: S101 (starlette's handlers are not generic)
     body = error_body(error.detail, "invalid_request_error")
-    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+    return json_response(body, error.status_code, dict(error.headers or {}))
+
+
+async def _hung_up(_: Request, __: Exception) -> Response:
+    """The client left while it sent its body."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _internal_error(_: Request, error: Exception) -> Response:
     """Starlette logs the exception itself, with its trace."""
     body = error_body("internal error of the agent; its log says more", "api_error", type(error).__name__)
-    return JSONResponse(body, status_code=500)
+    return json_response(body, 500)
 
 
-def _closing_connections_while(draining: Callable[[], bool], app: ASGIApp) -> ASGIApp:
-    """Asks clients to come back on a new connection: it will lead to another pod."""
+def _labelled(draining: Callable[[], bool], app: ASGIApp) -> ASGIApp:
+    """Gives every answer its request's ID; while draining, asks clients to come back on a new connection,
+    which will lead to another pod.
+    """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and draining():
-                MutableHeaders(scope=message)["Connection"] = "close"
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        identity = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        request_id.set(identity)
+
+        async def send_labelled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = identity
+                if draining():
+                    headers["Connection"] = "close"
             await send(message)
 
-        await app(scope, receive, send_closing)
+        return await app(scope, receive, send_labelled)
 
     return wrapped

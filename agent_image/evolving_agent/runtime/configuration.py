@@ -30,6 +30,7 @@ class Configuration:
     own_hash: str
     configs: dict[str, AgentConfig]
     traffic: Traffic
+    previous: str | None = None  # hash of the entry that was served before
 
 
 class ConfigurationFile:
@@ -77,7 +78,7 @@ class ConfigurationFile:
                 logger.error("%s; the last good one is served", error)
                 failed()
                 continue
-            changed(Configuration(current.own, self._hash, file.configs, file.traffic))
+            changed(self._configuration(current.own, file))
 
     def _read(self) -> Configuration:
         try:
@@ -92,7 +93,10 @@ class ConfigurationFile:
                 f"{self._path} has no entry {self._hash!r}, the one this pod is stamped with; it has {held}"
             )
         self._seen = content
-        return Configuration(own, self._hash, file.configs, file.traffic)
+        return self._configuration(own, file)
+
+    def _configuration(self, own: AgentConfig, file: AgentConfigFile) -> Configuration:
+        return Configuration(own, self._hash, file.configs, file.traffic, file.previous)
 
 
 def _parsed(content: bytes, path: Path) -> AgentConfigFile:

@@ -6,8 +6,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evolving_agent.runtime.reflection import new_reflection_id, now, query_of
-from evolving_agent.store.records import Correction, Episode, ReflectionRecord, ReflectionSource
+from evolving_agent.runtime.reflection import new_reflection_id, query_of
+from evolving_agent.store.records import (
+    Correction,
+    Episode,
+    ReflectionRecord,
+    ReflectionSource,
+    utc_now,
+)
 
 GOOD_SCORE = 50  # from here on an answer counts as a success
 
@@ -74,7 +80,7 @@ class Feedback(_Body):
         return ReflectionRecord(
             id=new_reflection_id(),
             episode=episode.id,
-            time=now(),
+            time=utc_now(),
             agent=episode.agent,
             revision=episode.revision,
             source=ReflectionSource.FEEDBACK,

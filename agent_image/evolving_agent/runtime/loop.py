@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from agents import (
     Agent,
     MaxTurnsExceeded,
     ModelRefusalError,
-    ModelSettings,
     RunConfig,
     RunHooks,
     Runner,
@@ -20,37 +19,22 @@ from agents import (
 )
 from agents.exceptions import AgentsException
 
-from evolving_agent.chat.endpoint import ModelEndpoint
+from evolving_agent.chat.endpoint import ModelEndpoint, ModelError
 from evolving_agent.chat.items import ResponseCreatedEvent, ResponseTextDeltaEvent
-from evolving_agent.contract.config import (
-    AgentConfig,
-    BuiltinName,
-    BuiltinTool,
-    ReflectionMode,
-    Tool,
-    ToolUseBehavior,
-)
+from evolving_agent.contract.config import AgentConfig, ServedModel, ToolUseBehavior
 from evolving_agent.memory.graph import Memory, MemoryUnavailableError, as_prompt
-from evolving_agent.runtime.conversation import parse_conversation
+from evolving_agent.runtime.conversation import Conversation, parse_conversation
 from evolving_agent.runtime.observed_model import ObservedModel
-from evolving_agent.runtime.tools.invocation import RunScope
+from evolving_agent.runtime.sampling import UNASKED, Sampling
+from evolving_agent.runtime.specialists import TeamModels
+from evolving_agent.runtime.team import Teams
+from evolving_agent.runtime.tools.invocation import RunScope, ToolError
 from evolving_agent.runtime.tools.toolbox import Toolbox
 from evolving_agent.runtime.trace import RunResult, RunTrace
 from evolving_agent.store.records import ToolCall
 
-MAX_TURNS = 8  # calls of the model in one run
-
 logger = logging.getLogger(__name__)
 set_tracing_disabled(True)  # the SDK would send traces to OpenAI
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What a client may ask for beside the conversation; None leaves it to the configuration."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
 
 
 async def run_agent(
@@ -85,7 +69,8 @@ async def run_agent(
                 name=name,
             )
     scope = RunScope(RunTrace(), memory, dry_run, tuple(replay))
-    return await AgentRun(config, messages, endpoint, toolbox, scope, name=name).result()
+    run = AgentRun(config, parse_conversation(messages), endpoint, Teams(toolbox, name), scope)
+    return await run.result()
 
 
 class AgentRun:
@@ -94,22 +79,22 @@ class AgentRun:
     def __init__(
         self,
         config: AgentConfig,
-        messages: Sequence[dict[str, Any]],
+        conversation: Conversation,
         endpoint: ModelEndpoint,
-        toolbox: Toolbox,
+        teams: Teams,
         scope: RunScope,
         *,
-        name: str,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = UNASKED,
+        deadline: float | None = None,
     ) -> None:
-        """Raises InvalidMessagesError."""
+        """`deadline` (of `time.monotonic()`) bounds the pauses before the model is asked again."""
         self.scope = scope
         self._config = config
-        self._conversation = parse_conversation(messages)
+        self._conversation = conversation
         self._endpoint = endpoint
-        self._toolbox = toolbox
-        self._name = name
+        self._teams = teams
         self._sampling = sampling
+        self._deadline = deadline
 
     async def result(self) -> RunResult:
         """Raises ModelError."""
@@ -142,7 +127,7 @@ class AgentRun:
         trace = self.scope.trace
         match error:
             case MaxTurnsExceeded():
-                why = f"TooManyTurns: no final answer after {MAX_TURNS} calls of the model"
+                why = f"TooManyTurns: no final answer after {self._max_model_calls} calls of the model"
             case ModelRefusalError(refusal=refusal):
                 return RunResult.of(trace, refusal, "Refused: the model refused to answer")
             case _:
@@ -157,52 +142,55 @@ class AgentRun:
         scope.trace.instructions = system
         if scope.memory is not None:
             system += await _recalled(scope.memory, self._conversation.query, scope.trace)
-        model = ObservedModel(
-            config.model,
-            self._endpoint,
-            scope.trace,
-            final_on_unknown_tool=config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL,
-        )
+        scope.trace.prompt = system
         return {
-            "starting_agent": await self._build_team(system),
+            "starting_agent": await self._teams.of(config),
             "input": self._conversation.items,
-            "context": scope,
-            "max_turns": MAX_TURNS,
+            "context": replace(scope, ask_specialist=self._ask_specialist),
+            "max_turns": self._max_model_calls,
             "hooks": _AgentPath(scope.trace),
-            "run_config": RunConfig(
-                model=model,
-                tracing_disabled=True,
-                tool_not_found_behavior="return_error_to_model",
-            ),
+            "run_config": self._run_config(scope.trace),
         }
 
-    async def _build_team(self, system: str) -> Agent[RunScope]:
-        """The main agent with `system` as its prompt, and its specialists."""
-        config = self._config
-        stop_on_first = config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL
-        # not in the RunConfig, where the SDK would resolve type hints for each run: a millisecond of CPU
-        settings = _model_settings(config, self._sampling)
+    def _run_config(self, trace: RunTrace) -> RunConfig:
+        final = self._config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL
 
-        async def member(name: str, instructions: str, tools: Sequence[Tool], **more: Any) -> Agent[RunScope]:
-            return Agent[RunScope](
-                name=name,
-                instructions=instructions,
-                tools=[tool.as_function_tool() for tool in await self._toolbox.definitions(tools)],
-                tool_use_behavior="stop_on_first_tool" if stop_on_first else "run_llm_again",
-                model_settings=settings,
-                **more,
+        def observed(served: ServedModel, endpoint: ModelEndpoint) -> ObservedModel:
+            return ObservedModel(
+                served,
+                endpoint,
+                trace,
+                sampling=self._sampling,
+                deadline=self._deadline,
+                final_on_unknown_tool=final,
             )
 
-        specialists = [
-            await member(
-                specialist.name,
-                specialist.instructions,
-                specialist.tools,
-                handoff_description=specialist.description,
+        return RunConfig(
+            model_provider=TeamModels(self._config, self._endpoint, self._teams.endpoints, observed),
+            tracing_disabled=True,
+            tool_not_found_behavior="return_error_to_model",
+        )
+
+    async def _ask_specialist(self, specialist: Agent[RunScope], question: str) -> str:
+        """A run within the run, with a trace of its own that goes into the outer one. Raises ToolError."""
+        inner = RunTrace()
+        try:
+            result = await Runner.run(
+                specialist,
+                question,
+                context=replace(self.scope, trace=inner),
+                max_turns=self._max_model_calls,
+                run_config=self._run_config(inner),
             )
-            for specialist in config.specialists
-        ]
-        return await member(self._name, system, offered_tools(config), handoffs=specialists)
+        except (AgentsException, ModelError) as error:
+            raise ToolError(f"{specialist.name} could not answer: {error}") from error
+        finally:
+            self.scope.trace.absorb(inner, specialist.name)
+        return str(result.final_output or "")
+
+    @property
+    def _max_model_calls(self) -> int:
+        return self._config.limits.max_model_calls
 
 
 class _Pieces:
@@ -249,21 +237,3 @@ async def _recalled(memory: Memory, query: str, trace: RunTrace) -> str:
         return ""
     trace.recall = "hit" if remembered else "miss"
     return remembered
-
-
-def offered_tools(config: AgentConfig) -> tuple[Tool, ...]:
-    """The main agent's tools: those of the spec, and the one by which it reflects where the mode says so."""
-    reflect = BuiltinTool(type="BuiltIn", name=BuiltinName.RECORD_REFLECTION)
-    if config.reflection.mode in (ReflectionMode.TOOL, ReflectionMode.BOTH) and reflect not in config.tools:
-        return (*config.tools, reflect)
-    return config.tools
-
-
-def _model_settings(config: AgentConfig, sampling: Sampling) -> ModelSettings:
-    limits = [limit for limit in (config.model.max_output_tokens, sampling.max_tokens) if limit is not None]
-    return ModelSettings(
-        temperature=config.model.temperature if sampling.temperature is None else sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=min(limits) if limits else None,
-        include_usage=True,  # streamed answers carry no token counts otherwise
-    )

@@ -8,6 +8,7 @@ from evolving_agent.runtime.traffic import Arm
 
 RUN_LABELS = ("revision", "model", "arm")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+WRITE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 SCORES = tuple(float(score) for score in range(0, 101, 10))
 UNKNOWN_TOOL = "(unknown)"  # a label must not take whatever name a model makes up
 
@@ -37,8 +38,12 @@ class Metrics:
             "first_token_seconds", "Time to the first piece of a streamed answer.", SECONDS, *RUN_LABELS
         )
         self.tokens = counter("tokens", "Tokens by direction: input, output.", *RUN_LABELS, "direction")
+        self.cost = counter("cost_usd", "US dollars spent on tokens, at spec.model.pricing.", *RUN_LABELS)
         self.tool_calls = counter(
-            "tool_calls", "Calls of tools: ok, error, stubbed.", *RUN_LABELS, "tool", "outcome"
+            "tool_calls", "Calls of tools: ok, cut, error, stubbed.", *RUN_LABELS, "tool", "outcome"
+        )
+        self.tool_usable = gauge(
+            "tool_usable", "0: the functions behind a tool cannot be had, it is served without.", "tool"
         )
         self.handoffs = counter(
             "handoffs", "Conversations handed to a specialist.", *RUN_LABELS, "specialist"
@@ -50,6 +55,9 @@ class Metrics:
         self.reflection_score = histogram(
             "reflection_score", "Scores that reflections gave (0 to 100).", SCORES, *RUN_LABELS, "source"
         )
+        self.reflection_tokens = counter(
+            "reflection_tokens", "Tokens of reflections after a run: input, output.", "model", "direction"
+        )
         self.reflections_skipped = counter("reflections_skipped", "Runs not reflected upon.", "reason")
         self.shadow_skipped = counter(
             "shadow_skipped", "Requests of the shadow's share not shown to it.", "reason"
@@ -57,11 +65,33 @@ class Metrics:
         self.memory_recalls = counter(
             "memory_recalls", "Prompts with memories: hit, miss, failed.", "outcome"
         )
+        self.turns_kept = counter("turns_kept", "Turns of sessions kept: ok, failed.", "outcome")
+        self.fallbacks = counter(
+            "fallbacks",
+            "Requests that another revision answered because the model was gone.",
+            *("revision", "model", "answered_by"),
+        )
+        self.model_missing = gauge(
+            "model_missing", "1 while the latest request found the model gone (404).", "model"
+        )
         self.memory_writes = counter("memory_writes", "What memory was given: ok, failed.", "outcome")
         self.log_records = counter("log_records", "Lines written to the experience log.", "kind")
+        self.log_seconds = histogram(
+            "log_write_seconds",
+            "Time until a group of lines was on the disk (synced).",
+            WRITE_SECONDS,
+            "kind",
+        )
         self.log_dropped = counter("log_dropped", "Lines lost: the store refused them too long.", "kind")
+        self.log_late = counter(
+            "log_late", "Lines whose answer did not wait for the disk, because it took too long.", "kind"
+        )
         self.log_failures = counter("log_write_failures", "Refused writes to the store.", "kind")
         self.log_buffered = gauge("log_buffered_bytes", "Waiting for a store that refuses writes.", "kind")
+        self.log_ship_failures = counter("log_ship_failures", "Refused uploads to the object store.")
+        self.log_unshipped = gauge(
+            "log_unshipped_bytes", "Log on the pod's disk that is not in the object store yet."
+        )
         self.config_reloads = counter("config_reloads", "New contents of agent_config.json.", "outcome")
         self.config_valid = gauge(
             "config_valid", "0: agent_config.json is broken, the last good one is served."
@@ -69,6 +99,8 @@ class Metrics:
         for kind in ("episode", "reflection"):  # a loss is a change from 0: it must be there from the start
             self.log_dropped.labels(kind)
             self.log_failures.labels(kind)
+            self.log_late.labels(kind)
+            self.log_buffered.labels(kind)
         self.config_reloads.labels("failed")
 
     def exposition(self) -> bytes:
@@ -78,11 +110,39 @@ class Metrics:
         self.requests.labels(*arm.labels, outcome).inc()
         self.seconds.labels(*arm.labels).observe(seconds)
 
-    def line_written(self, kind: str) -> None:
-        self.log_records.labels(kind).inc()
+    def tokens_used(self, arm: Arm, input_tokens: int, output_tokens: int) -> None:
+        """Of one run; a specialist's own model counts as the agent's."""
+        self.tokens.labels(*arm.labels, "input").inc(input_tokens)
+        self.tokens.labels(*arm.labels, "output").inc(output_tokens)
+        self._spent(arm, input_tokens, output_tokens)
 
-    def line_dropped(self, kind: str) -> None:
-        self.log_dropped.labels(kind).inc()
+    def reflection_tokens_used(self, arm: Arm, model: str, input_tokens: int, output_tokens: int) -> None:
+        """Of a call after a run; what another model than the agent's costs is not known."""
+        self.reflection_tokens.labels(model, "input").inc(input_tokens)
+        self.reflection_tokens.labels(model, "output").inc(output_tokens)
+        if model == arm.config.model.id:
+            self._spent(arm, input_tokens, output_tokens)
+
+    def _spent(self, arm: Arm, input_tokens: int, output_tokens: int) -> None:
+        pricing = arm.config.model.pricing
+        if pricing is not None:
+            self.cost.labels(*arm.labels).inc(pricing.usd(input_tokens, output_tokens))
+
+    def lines_written(self, kind: str, count: int, seconds: float) -> None:
+        self.log_records.labels(kind).inc(count)
+        self.log_seconds.labels(kind).observe(seconds)
+
+    def lines_dropped(self, kind: str, count: int) -> None:
+        self.log_dropped.labels(kind).inc(count)
+
+    def ship_failed(self) -> None:
+        self.log_ship_failures.inc()
+
+    def unshipped(self, size: int) -> None:
+        self.log_unshipped.set(size)
+
+    def late(self, kind: str) -> None:
+        self.log_late.labels(kind).inc()
 
     def write_failed(self, kind: str) -> None:
         self.log_failures.labels(kind).inc()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Collection
+from dataclasses import replace
 from typing import Any
 
 from agents import (
     Handoff,
     Model,
+    ModelBehaviorError,
     ModelResponse,
     ModelSettings,
     ModelTracing,
@@ -21,16 +25,21 @@ from agents.items import TResponseInputItem, TResponseStreamEvent
 from agents.models.chatcmpl_converter import Converter
 from typing_extensions import override
 
-from evolving_agent.chat.endpoint import ModelEndpoint
+from evolving_agent.chat.endpoint import ModelEndpoint, ModelError
 from evolving_agent.chat.items import (
+    Response,
     ResponseCompletedEvent,
     ResponseFunctionToolCall,
     ResponseOutputMessage,
     ResponseOutputText,
 )
 from evolving_agent.contract.config import ModelAPI, ServedModel
+from evolving_agent.runtime.sampling import Sampling
 from evolving_agent.runtime.trace import RunTrace
+from evolving_agent.runtime.tracing import Span, model_span
 from evolving_agent.store.records import ToolCall
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class ObservedModel(Model):
@@ -42,15 +51,25 @@ class ObservedModel(Model):
     """
 
     def __init__(
-        self, served: ServedModel, endpoint: ModelEndpoint, trace: RunTrace, *, final_on_unknown_tool: bool
+        self,
+        served: ServedModel,
+        endpoint: ModelEndpoint,
+        trace: RunTrace,
+        *,
+        sampling: Sampling,
+        deadline: float | None,
+        final_on_unknown_tool: bool,
     ) -> None:
+        """No pause before another try goes beyond `deadline`, a time of `time.monotonic()`."""
         model_class = OpenAIResponsesModel if served.api is ModelAPI.RESPONSES else OpenAIChatCompletionsModel
         self._inner: Model = model_class(served.id, endpoint.client)
         self._id = served.id
         self._endpoint = endpoint
+        self._api = served.api
         self._trace = trace
+        self._sampling = sampling
+        self._deadline = deadline
         self._final_on_unknown_tool = final_on_unknown_tool
-        self._call_ids: set[str] = set()
 
     @override
     async def get_response(
@@ -65,17 +84,29 @@ class ObservedModel(Model):
         **conversation: Any,
     ) -> ModelResponse:
         self._observe_call(system_instructions, tools, handoffs)
-        async with self._endpoint.calling(self._id):
-            response = await self._inner.get_response(
-                system_instructions,
-                input,
-                model_settings,
-                tools,
-                output_schema,
-                handoffs,
-                tracing,
-                **conversation,
-            )
+        failures = 0
+        while True:
+            try:
+                with model_span(self._id, self._endpoint.base_url) as span:
+                    async with self._endpoint.calling(self._id):
+                        response = await self._inner.get_response(
+                            system_instructions,
+                            input,
+                            self._settings(model_settings),
+                            tools,
+                            output_schema,
+                            handoffs,
+                            tracing,
+                            **conversation,
+                        )
+                    span.used(response.usage.input_tokens, response.usage.output_tokens)
+                break
+            except ModelBehaviorError as error:  # no choices in it: no answer of a model
+                raise self._endpoint.shapeless(self._id, str(error)) from error
+            except ModelError as error:
+                failures += 1
+                await self._endpoint.pause_after(error, failures, self._deadline)
+        self._refuse_nothing(response.output, response.usage.total_tokens)
         self._trace.input_tokens += response.usage.input_tokens
         self._trace.output_tokens += response.usage.output_tokens
         response.output = self._made_safe(response.output, tools, handoffs)
@@ -94,23 +125,65 @@ class ObservedModel(Model):
         **conversation: Any,
     ) -> AsyncIterator[TResponseStreamEvent]:
         self._observe_call(system_instructions, tools, handoffs)
-        async with self._endpoint.calling(self._id):
-            async for event in self._inner.stream_response(
-                system_instructions,
-                input,
-                model_settings,
-                tools,
-                output_schema,
-                handoffs,
-                tracing,
-                **conversation,
-            ):
-                if isinstance(event, ResponseCompletedEvent):
-                    if event.response.usage is not None:
-                        self._trace.input_tokens += event.response.usage.input_tokens
-                        self._trace.output_tokens += event.response.usage.output_tokens
-                    event.response.output = self._made_safe(event.response.output, tools, handoffs)
-                yield event
+        failures, begun, completed = 0, False, False
+        while True:
+            try:
+                with model_span(self._id, self._endpoint.base_url) as span:
+                    async with self._endpoint.calling(self._id):
+                        async for event in self._inner.stream_response(
+                            system_instructions,
+                            input,
+                            self._settings(model_settings),
+                            tools,
+                            output_schema,
+                            handoffs,
+                            tracing,
+                            **conversation,
+                        ):
+                            begun = True
+                            if isinstance(event, ResponseCompletedEvent):
+                                completed = True
+                                self._completed(event.response, span, tools, handoffs)
+                            yield event
+                if not completed:
+                    raise self._endpoint.shapeless(self._id, "a stream without its end")
+                return
+            except ModelError as error:
+                if begun:
+                    raise  # what was said cannot be taken back
+                failures += 1
+                await self._endpoint.pause_after(error, failures, self._deadline)
+
+    def _completed(
+        self, response: Response, span: Span, tools: list[Tool], handoffs: list[Handoff[Any, Any]]
+    ) -> None:
+        self._refuse_nothing(response.output, response.usage.total_tokens if response.usage else 0)
+        if response.usage is not None:
+            span.used(response.usage.input_tokens, response.usage.output_tokens)
+            self._trace.input_tokens += response.usage.input_tokens
+            self._trace.output_tokens += response.usage.output_tokens
+        response.output = self._made_safe(response.output, tools, handoffs)
+
+    def _refuse_nothing(self, output: list[Any], tokens: int) -> None:
+        """A web server's 200 must not pass as an empty answer. Raises ModelError.
+
+        A model that has nothing to say still counts the tokens that it read.
+        """
+        if tokens == 0 and not any(_says_something(item) for item in output):
+            raise self._endpoint.shapeless(self._id, "no text, no call of a tool, no token counted")
+
+    def _settings(self, of_agent: ModelSettings) -> ModelSettings:
+        """Those of the agent with what the client asked for, in the form that the model takes."""
+        settings = self._sampling.applied_to(of_agent)
+        limit = settings.max_tokens
+        if (
+            limit is None
+            or self._api is not ModelAPI.CHAT_COMPLETIONS
+            or not self._endpoint.wants_completion_tokens(self._id)
+        ):
+            return settings
+        extra = {**(settings.extra_args or {}), "max_completion_tokens": limit}
+        return replace(settings, max_tokens=None, extra_args=extra)
 
     def _observe_call(self, system: str | None, tools: list[Tool], handoffs: list[Handoff[Any, Any]]) -> None:
         self._trace.model_calls += 1
@@ -131,6 +204,7 @@ class ObservedModel(Model):
         for item in output:
             if isinstance(item, ResponseFunctionToolCall):
                 item.call_id = self._unique(item.call_id)
+                item.arguments = _well_formed(item.arguments)
                 if item.name in targets:
                     call = ToolCall(name=item.name, arguments={}, result=targets[item.name])
                     self._trace.tool_calls.append(call)
@@ -145,15 +219,32 @@ class ObservedModel(Model):
         return kept
 
     def _unique(self, call_id: str | None) -> str:
-        if not call_id or call_id in self._call_ids:
+        if not call_id or call_id in self._trace.call_ids:
             call_id = f"call_{uuid.uuid4().hex}"
-        self._call_ids.add(call_id)
+        self._trace.call_ids.add(call_id)
         return call_id
+
+
+def _well_formed(arguments: str) -> str:
+    """The arguments of a call without halves of characters, which could be neither hashed nor logged."""
+    arguments = arguments.encode(errors="replace").decode()
+    if _SURROGATE.search(arguments) is None:
+        return arguments
+    try:
+        return json.dumps(json.loads(arguments), ensure_ascii=False).encode(errors="replace").decode()
+    except ValueError:
+        return arguments  # no JSON at all: the tool says so
 
 
 def _unknown(name: str, known: Collection[str]) -> ToolCall:
     choice = f"; there are {', '.join(sorted(known))}" if known else "; there are no tools"
     return ToolCall(name=name, arguments={}, error=f"there is no tool {name!r}{choice}")
+
+
+def _says_something(item: Any) -> bool:
+    return not isinstance(item, ResponseOutputMessage) or any(
+        not isinstance(part, ResponseOutputText) or part.text for part in item.content
+    )
 
 
 def _text_of(output: list[Any]) -> str:

@@ -6,10 +6,16 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from evolving_agent.store.records import Correction, Episode, ReflectionRecord, ReflectionSource, ToolCall
+from evolving_agent.store.records import (
+    Correction,
+    Episode,
+    ReflectionRecord,
+    ReflectionSource,
+    ToolCall,
+    utc_now,
+)
 
 MAX_QUOTED_CHARS = 4_000  # of each part of the episode that the model is shown
 OUTCOMES = ("success", "failure", "unknown")
@@ -19,6 +25,25 @@ _INSTRUCTIONS = """You review what an AI agent did. Answer with one JSON object 
 "mistakes": ["..."], "uncertainties": ["..."], "missing_context": ["..."],
 "corrected_answer": "the full right answer, or null if the agent's was right",
 "lesson": "one sentence on what to do better next time, or empty"}"""
+
+
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+# What servers that can are asked to keep to; what others say is read as far as it goes.
+REFLECTION_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "task_type": {"type": "string"},
+        "outcome": {"type": "string", "enum": list(OUTCOMES)},
+        "score": {"type": "integer"},
+        "mistakes": _TEXTS,
+        "uncertainties": _TEXTS,
+        "missing_context": _TEXTS,
+        "corrected_answer": {"type": ["string", "null"]},
+        "lesson": {"type": "string"},
+    },
+    "additionalProperties": False,
+}
+REFLECTION_SCHEMA["required"] = list(REFLECTION_SCHEMA["properties"])
 
 
 @dataclass(frozen=True)
@@ -108,7 +133,14 @@ def reflection_fields(said: dict[str, Any]) -> ReflectionFields | None:
         corrected_answer=_text(said.get("corrected_answer")),
         lesson=_text(said.get("lesson")),
     )
-    says_something = fields.score is not None or fields.mistakes or fields.lesson or fields.corrected_answer
+    says_something = (
+        fields.score is not None
+        or fields.mistakes
+        or fields.uncertainties
+        or fields.missing_context
+        or fields.corrected_answer
+        or fields.lesson
+    )
     return fields if says_something else None
 
 
@@ -121,7 +153,7 @@ def reflection_record(
     return ReflectionRecord(
         id=new_reflection_id(),
         episode=about.episode,
-        time=now(),
+        time=utc_now(),
         agent=about.agent,
         revision=about.revision,
         source=source,
@@ -142,11 +174,6 @@ def reflection_record(
 
 def new_reflection_id() -> str:
     return f"refl-{uuid.uuid4().hex}"
-
-
-def now() -> str:
-    """RFC 3339, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _quoted(text: str) -> str:

@@ -11,11 +11,14 @@ from evolving_agent.chat.endpoint import ModelEndpoint, ModelError
 from evolving_agent.contract.config import ReflectionMode
 from evolving_agent.runtime.metrics import Metrics
 from evolving_agent.runtime.reflection import (
+    REFLECTION_SCHEMA,
     Reflected,
     parse_reflection,
     reflection_messages,
     reflection_record,
 )
+from evolving_agent.runtime.specialists import SpecialistEndpoints
+from evolving_agent.runtime.tracing import model_span
 from evolving_agent.runtime.traffic import Arm, falls_into
 from evolving_agent.store.records import Episode, ReflectionRecord, ReflectionSource
 
@@ -36,9 +39,16 @@ class _Work:
 class Reflector:
     """`start` it, `consider` every finished run, `close` it. `record` keeps what comes out."""
 
-    def __init__(self, record: Callable[[Arm, ReflectionRecord], Awaitable[None]], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        record: Callable[[Arm, ReflectionRecord], Awaitable[None]],
+        metrics: Metrics,
+        endpoints: SpecialistEndpoints,
+    ) -> None:
+        """`endpoints` are asked where `reflection.model` has one of its own."""
         self._record = record
         self._metrics = metrics
+        self._endpoints = endpoints
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
         self._workers: list[asyncio.Task[None]] = []
         self._running = 0
@@ -84,21 +94,30 @@ class Reflector:
 
     async def _reflect(self, work: _Work) -> None:
         config = work.arm.config
+        own = config.reflection.model
+        model = own.name if own is not None else config.model.id
         counted = self._metrics.reflections.labels
         source = ReflectionSource.AFTER_RUN
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                said = await work.endpoint.complete(
-                    config.model.id,
-                    reflection_messages(work.episode),
-                    max_tokens=config.reflection.max_output_tokens,
-                    api=config.model.api,
-                    temperature=config.model.temperature,
-                )
+                endpoint, api = work.endpoint, config.model.api
+                if own is not None and own.endpoint is not None:
+                    endpoint, api = self._endpoints.at(own.endpoint, config.model), own.endpoint.api
+                with model_span(model, endpoint.base_url) as span:
+                    said = await endpoint.complete(
+                        model,
+                        reflection_messages(work.episode),
+                        max_tokens=config.reflection.max_output_tokens,
+                        api=api,
+                        temperature=config.model.temperature if own is None else None,
+                        schema=REFLECTION_SCHEMA,
+                    )
+                    span.used(said.input_tokens, said.output_tokens)
         except (ModelError, TimeoutError) as error:
             counted(*work.arm.labels, source, "failed").inc()
             logger.warning("no reflection: %s", error, extra={"episode": work.episode.id})
             return
+        self._metrics.reflection_tokens_used(work.arm, model, said.input_tokens, said.output_tokens)
         fields = parse_reflection(said.text)
         unparsed = said.text if fields is None else None
         await self._record(work.arm, reflection_record(Reflected.of(work.episode), source, fields, unparsed))

@@ -15,13 +15,16 @@ from evolving_agent.contract import env
 from evolving_agent.contract.config import AgentConfig, MemoryType
 from evolving_agent.contract.report import MAX_MESSAGE_CHARS, Outcome, ServeReport, encode_report
 from evolving_agent.memory.graph import Memory, MemoryUnavailableError
+from evolving_agent.memory.sessions import Sessions
 from evolving_agent.runtime.app import PodState, build_app
 from evolving_agent.runtime.configuration import Configuration, ConfigurationError, ConfigurationFile
+from evolving_agent.runtime.conversations import Conversations
 from evolving_agent.runtime.logs import configure_logging
 from evolving_agent.runtime.metrics import Metrics
 from evolving_agent.runtime.service import AgentService
 from evolving_agent.runtime.settings import Settings, SettingsError
 from evolving_agent.runtime.tools.toolbox import Toolbox
+from evolving_agent.runtime.tracing import start_tracing, traced
 from evolving_agent.store.experience_log import ExperienceLog
 from evolving_agent.store.layout import StoreLayout
 
@@ -52,13 +55,14 @@ def main() -> int:
 async def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT. The HTTP server is up from the start: /readyz says what is awaited."""
     metrics = Metrics()
-    state = PodState(metrics, settings.max_request_bytes)
+    state = PodState(metrics)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    app = build_app(state)
     server = _Server(
         uvicorn.Config(
-            build_app(state),
+            traced(app) if settings.is_traced else app,
             host="0.0.0.0",  # noqa: S104 (a pod's port is reached through its Service)
             port=settings.port,
             lifespan="off",
@@ -70,6 +74,8 @@ async def serve(settings: Settings) -> int:
     )
     serving = asyncio.create_task(server.serve())
     async with AsyncExitStack() as resources:
+        if settings.is_traced:
+            resources.push_async_callback(asyncio.to_thread, start_tracing(settings.agent, settings.pod))
         starting = asyncio.create_task(start_service(settings, state, resources))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -101,6 +107,9 @@ async def _drain(
     if state.service is not None:
         logger.info("draining")
         await asyncio.wait((serving,), timeout=settings.drain_accept_seconds)
+        # no run outlasts its deadline, but a client that reads slowly might: the grace period ends for all
+        deadline = state.service.configuration.own.limits.request_timeout_seconds
+        server.config.timeout_graceful_shutdown = deadline + 5
     server.should_exit = True
     await asyncio.wait((serving,))
 
@@ -114,15 +123,22 @@ async def start_service(settings: Settings, state: PodState, resources: AsyncExi
     except ConfigurationError as error:
         raise StartError("ConfigurationMissing", str(error)) from error
     config = configuration.own
+    state.max_request_bytes = config.limits.max_request_bytes
     endpoints = await resources.enter_async_context(Endpoints(settings.api_key))
-    await _wait_for_model(settings, config, endpoints.at(config.model.base_url), state)
-    layout = StoreLayout(settings.store)
+    await _wait_for_model(settings, config, endpoints.of(config.model), state)
+    layout = settings.store
     log = ExperienceLog(layout, settings.pod, state.metrics)
     resources.push_async_callback(log.close)
-    toolbox = await resources.enter_async_context(Toolbox())
+    toolbox = await resources.enter_async_context(
+        Toolbox(observe=lambda tool, usable: state.metrics.tool_usable.labels(tool).set(usable))
+    )
+    await toolbox.open(config)
     memory = _opened_memory(config, layout)
     if memory is not None:
         resources.callback(memory.close)
+    sessions = _opened_sessions(config, layout)
+    if sessions is not None:
+        resources.callback(sessions.close)
     service = AgentService(
         agent=settings.agent,
         pod=settings.pod,
@@ -130,9 +146,15 @@ async def start_service(settings: Settings, state: PodState, resources: AsyncExi
         endpoints=endpoints,
         toolbox=toolbox,
         memory=memory,
+        conversations=Conversations(
+            sessions,
+            config.sessions,
+            state.metrics,
+            broken=sessions is None and config.memory is not MemoryType.DISABLED,
+        ),
         log=log,
         metrics=state.metrics,
-        request_seconds=settings.request_seconds,
+        captures_content=settings.captures_content,
     )
     resources.push_async_callback(service.close, settings.drain_work_seconds)
     await resources.enter_async_context(_following(file, settings, service, state.metrics))
@@ -171,6 +193,16 @@ def _opened_memory(config: AgentConfig, layout: StoreLayout) -> Memory | None:
         return Memory.open(layout.memory_database)
     except MemoryUnavailableError as error:
         logger.error("serving without memory: %s", error)
+        return None
+
+
+def _opened_sessions(config: AgentConfig, layout: StoreLayout) -> Sessions | None:
+    if config.memory is MemoryType.DISABLED:
+        return None
+    try:
+        return Sessions.open(layout.session_database, ttl_seconds=config.sessions.ttl_seconds)
+    except MemoryUnavailableError as error:
+        logger.error("requests of sessions will be refused: %s", error)
         return None
 
 

@@ -7,52 +7,56 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from evolving_agent.chat.endpoint import Endpoints, ModelEndpoint, ModelError
+from evolving_agent.chat.endpoint import Endpoints, ModelEndpoint, ModelError, ModelErrorReason
 from evolving_agent.memory.graph import Memory, MemoryUnavailableError
 from evolving_agent.memory.learning import learn_from
+from evolving_agent.memory.sessions import estimated_tokens
+from evolving_agent.runtime.admission import RETRY_AFTER_SECONDS, Admission, BusyError
 from evolving_agent.runtime.configuration import Configuration
-from evolving_agent.runtime.conversation import InvalidMessagesError, parse_conversation
+from evolving_agent.runtime.conversation import Conversation, InvalidMessagesError, parse_conversation
+from evolving_agent.runtime.conversations import Conversations, Past
+from evolving_agent.runtime.errors import RefusedError, RequestError, of_model
+from evolving_agent.runtime.fallback import MissingModels
 from evolving_agent.runtime.feedback import Feedback
 from evolving_agent.runtime.loop import AgentRun
 from evolving_agent.runtime.metrics import UNKNOWN_TOOL, Metrics
-from evolving_agent.runtime.reflection import Reflected, now, reflection_fields, reflection_record
+from evolving_agent.runtime.question import Question
+from evolving_agent.runtime.reflection import Reflected, reflection_fields, reflection_record
 from evolving_agent.runtime.reflector import Reflector
 from evolving_agent.runtime.shadow import Shadow
+from evolving_agent.runtime.team import Teams
 from evolving_agent.runtime.tools.invocation import RunScope, ToolError
 from evolving_agent.runtime.tools.toolbox import Toolbox
 from evolving_agent.runtime.trace import RunResult, RunTrace
-from evolving_agent.runtime.traffic import ACTIVE, Arm, answering_arm, shadow_arm
-from evolving_agent.runtime.wire import AnswerHead, ChatRequest, RefusedError, RequestError
+from evolving_agent.runtime.tracing import agent_span, content
+from evolving_agent.runtime.traffic import ACTIVE, Arm, answering_arm, fallback_arm, shadow_arm
+from evolving_agent.runtime.wire import AnswerHead
+from evolving_agent.store.durable import StoreUnavailableError
 from evolving_agent.store.experience_log import ExperienceLog, new_episode_id
-from evolving_agent.store.records import Episode, ReflectionRecord, ReflectionSource
+from evolving_agent.store.records import Episode, ReflectionRecord, ReflectionSource, utc_now
 
 logger = logging.getLogger(__name__)
 
-_STATUS_OF_PERMANENT = {400: 400, 413: 400, 422: 400}  # the request itself was refused: the client's to mend
+Ask = Callable[[AgentRun], AsyncGenerator[str | RunResult]]  # whole, or in pieces
 
 
-@dataclass(frozen=True)
-class Caller:
-    """What a request's headers say."""
-
-    session: str | None = None
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """One request on its way to an answer."""
+    """One request on its way to an answer. Who answers changes where the model turns out to be gone."""
 
     head: AnswerHead
     arm: Arm
-    request: ChatRequest
-    caller: Caller
+    question: Question
+    past: Past
+    messages: list[dict[str, Any]]  # all that is answered, the past included
+    conversation: Conversation  # the same, as the agent loop takes it
     run: AgentRun
     endpoint: ModelEndpoint
-    started: float
+    started: float  # time.monotonic()
+    deadline: float
 
 
 class AgentService:
@@ -65,21 +69,27 @@ class AgentService:
         endpoints: Endpoints,
         toolbox: Toolbox,
         memory: Memory | None,
+        conversations: Conversations,
         log: ExperienceLog,
         metrics: Metrics,
-        request_seconds: float,
+        captures_content: bool = False,
     ) -> None:
-        """Endpoints, toolbox, memory and log are the caller's to close, after the service."""
+        """Endpoints, toolbox, memory, conversations and log are the caller's to close, after the service."""
         self.agent = agent
         self.configuration = configuration
         self._pod = pod
         self._endpoints = endpoints
         self._toolbox = toolbox
+        self._teams = Teams(toolbox, agent)
         self._memory = memory
+        self.conversations = conversations
         self._log = log
+        self._captures_content = captures_content
         self._metrics = metrics
-        self._request_seconds = request_seconds
-        self._reflector = Reflector(self._keep_reflection, metrics)
+        self._limits = limits = configuration.own.limits
+        self._admission = Admission(limits.max_concurrent_requests, limits.max_waiting_requests)
+        self._missing = MissingModels(metrics)
+        self._reflector = Reflector(self._keep_reflection, metrics, toolbox.specialist_endpoints)
         self._shadow = Shadow(self._run_shadow, metrics)
         self._reflector.start()
 
@@ -87,40 +97,43 @@ class AgentService:
         """Lets background work finish, at most `seconds`."""
         await asyncio.gather(self._shadow.close(seconds), self._reflector.close(seconds))
 
-    def accept(self, request: ChatRequest, caller: Caller) -> Work:
-        """Decides who answers. Raises RefusedError."""
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong although requests are answered."""
+        return [*self._missing.problems, *self._log.problems, *self._toolbox.problems]
+
+    async def accept(self, question: Question) -> Work:
+        """Decides who answers what. Raises RequestError."""
+        started = time.monotonic()
+        self._check_length(question)
+        past = await self.conversations.past_of(question)
         episode = new_episode_id(self._pod)
-        arm = answering_arm(self.configuration, caller.session or episode)
-        config = arm.config
+        if question.keep and past.session is None:
+            past = replace(past, session=episode)  # a chain of responses begins a session of its own
+        arm = answering_arm(self.configuration, past.session or episode, past.config)
+        if question.is_kept and past.session is not None and past.config != arm.config_hash:
+            await self.conversations.assign(past.session, arm.config_hash)
+        messages = [*past.messages, *question.messages]
+        try:
+            conversation = parse_conversation(messages)
+        except InvalidMessagesError as error:
+            raise RefusedError("invalid", 400, str(error), param=error.param) from error
         scope = RunScope(
             trace=RunTrace(),
             # a dry run is compared with evaluations, which have no memory
-            memory=None if caller.dry_run else self._memory,
-            dry_run=caller.dry_run,
+            memory=None if question.dry_run else self._memory,
+            dry_run=question.dry_run,
             episode=episode,
+            request_key=question.request_key,
         )
-        endpoint = self._endpoints.at(config.model.base_url)
-        try:
-            if not caller.dry_run:
-                query = parse_conversation(request.messages).query
-                scope = self._with_reflections(scope, arm, query)
-            run = AgentRun(
-                config,
-                request.messages,
-                endpoint,
-                self._toolbox,
-                scope,
-                name=self.agent,
-                sampling=request.sampling,
-            )
-        except InvalidMessagesError as error:
-            raise RefusedError("invalid", 400, str(error), param=error.param) from error
-        head = AnswerHead(episode, config.model.id, config.revision, arm.name)
-        return Work(head, arm, request, caller, run, endpoint, time.perf_counter())
+        deadline = started + self._limits.request_timeout_seconds
+        run, endpoint = self._run_of(arm, conversation, scope, question, deadline)
+        head = AnswerHead(episode, arm.config.model.id, arm.config.revision, arm.name, int(time.time()))
+        return Work(head, arm, question, past, messages, conversation, run, endpoint, started, deadline)
 
     async def answer(self, work: Work) -> RunResult:
         """The whole answer; its episode is in the log when this returns. Raises RequestError."""
-        return await self._observed(work, _single(work.run), emit=lambda _: None)
+        return await self._admitted(work, _single, emit=lambda _: None)
 
     async def stream(self, work: Work) -> AsyncGenerator[str | RunResult]:
         """Pieces of the answer as they come, the result last, logged by then. Raises RequestError.
@@ -129,7 +142,7 @@ class AgentService:
         the generator (the client went away) ends it.
         """
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        run = asyncio.create_task(self._observed(work, work.run.stream(), pieces.put_nowait))
+        run = asyncio.create_task(self._admitted(work, AgentRun.stream, pieces.put_nowait))
         run.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:
@@ -139,9 +152,19 @@ class AgentService:
             run.cancel()
             await asyncio.gather(run, return_exceptions=True)
 
+    async def keep(self, work: Work, result: RunResult, response: dict[str, Any] | None = None) -> None:
+        """Keeps an answer that can be continued, before the client learns of it and can do so."""
+        if work.question.is_kept:
+            await self.conversations.keep(work.question, work.head.id, work.past, result.answer, response)
+
     async def feedback(self, feedback: Feedback) -> ReflectionRecord:
         """Keeps a person's word on an answer. Raises RequestError where no such answer is in the log."""
-        episode = await self._log.episode(feedback.completion_id)
+        try:
+            episode = await self._log.episode(feedback.completion_id)
+        except StoreUnavailableError as error:
+            logger.error("feedback on another pod's answer cannot be kept now: %s", error)
+            message = "the store that holds the answer does not respond; send the feedback again later"
+            raise RequestError(503, message, kind="unavailable", code="store_unavailable") from error
         if episode is None:
             raise RequestError(
                 404,
@@ -153,14 +176,66 @@ class AgentService:
         await self._keep(record, (episode.revision, episode.model, episode.arm))
         return record
 
-    async def _observed(
-        self, work: Work, parts: AsyncGenerator[str | RunResult], emit: Callable[[str], None]
-    ) -> RunResult:
+    def _check_length(self, question: Question) -> None:
+        tokens, limit = estimated_tokens(question.messages), self._limits.max_input_tokens
+        if tokens > limit:
+            raise RefusedError(
+                "too_long",
+                400,
+                f"{question.field} holds about {tokens} tokens, this agent takes {limit} "
+                "(agent.limits.maxInputTokens)",
+                code="context_length_exceeded",
+                param=question.field,
+            )
+
+    def _run_of(
+        self, arm: Arm, conversation: Conversation, scope: RunScope, question: Question, deadline: float
+    ) -> tuple[AgentRun, ModelEndpoint]:
+        if not scope.dry_run:
+            scope = self._with_reflections(scope, arm, conversation.query)
+        endpoint = self._endpoints.of(arm.config.model)
+        sampling = question.sampling
+        run = AgentRun(
+            arm.config, conversation, endpoint, self._teams, scope, sampling=sampling, deadline=deadline
+        )
+        return run, endpoint
+
+    async def _admitted(self, work: Work, ask: Ask, emit: Callable[[str], None]) -> RunResult:
+        try:
+            with self._admission.place():
+                return await self._traced(work, ask, emit)
+        except BusyError as error:
+            raise RefusedError(
+                "busy",
+                503,
+                "this pod has as many requests as it takes (agent.limits); another one may be free",
+                kind="unavailable",
+                code="Busy",
+                retry_after=RETRY_AFTER_SECONDS,
+            ) from error
+
+    async def _traced(self, work: Work, ask: Ask, emit: Callable[[str], None]) -> RunResult:
+        """The run as a span, and its content told where the pod is asked for that."""
+        head = work.head
+        with agent_span(self.agent, head.model, completion=head.id, session=work.past.session) as span:
+            result = await self._observed(work, ask, emit)
+            span.used(result.input_tokens, result.output_tokens)
+            if self._captures_content:
+                span.note(content(work.messages, result.answer))
+                said = {"completion": head.id, "messages": work.messages, "answer": result.answer}
+                logger.info("said", extra=said)
+            return result
+
+    async def _observed(self, work: Work, ask: Ask, emit: Callable[[str], None]) -> RunResult:
         """Passes a run's pieces on; measures, logs and shadows it; errors come out as RequestError."""
         outcome, first = "cancelled", True
         self._metrics.in_flight.inc()
         try:
-            async with asyncio.timeout(self._request_seconds), aclosing(parts):
+            async with (
+                asyncio.timeout(work.deadline - time.monotonic()),
+                self._admission.turn(),
+                aclosing(self._parts(work, ask)) as parts,
+            ):
                 async for part in parts:
                     if isinstance(part, RunResult):
                         await self._finished(work, part)
@@ -168,7 +243,7 @@ class AgentService:
                         return part
                     if first:
                         first = False
-                        elapsed = time.perf_counter() - work.started
+                        elapsed = time.monotonic() - work.started
                         self._metrics.first_token.labels(*work.arm.labels).observe(elapsed)
                     emit(part)
             raise AssertionError("a run ends with its result")
@@ -176,15 +251,16 @@ class AgentService:
             outcome = "upstream_error"
             self._metrics.upstream_errors.labels(work.head.model, error.reason).inc()
             await self._failed(work, f"{error.reason}: {error.message}")
-            raise _as_request_error(error) from error
+            raise of_model(error) from error
         except TimeoutError as error:
             outcome = "timeout"
-            message = f"no answer within {self._request_seconds:g} s"
+            message = f"no answer within {self._limits.request_timeout_seconds} s"
             await self._failed(work, f"Timeout: {message}")
             raise RequestError(504, message, kind="timeout_error", code="timeout") from error
         finally:
+            seconds = time.monotonic() - work.started
             self._metrics.in_flight.dec()
-            self._metrics.run_ended(work.arm, outcome, time.perf_counter() - work.started)
+            self._metrics.run_ended(work.arm, outcome, seconds)
             self._count_trace(work.arm, work.run.scope.trace)
             logger.info(
                 "answered",
@@ -193,13 +269,41 @@ class AgentService:
                     "revision": work.head.revision,
                     "arm": work.head.arm,
                     "outcome": outcome,
-                    "dry_run": work.caller.dry_run,
-                    "seconds": round(time.perf_counter() - work.started, 4),
+                    "dry_run": work.question.dry_run,
+                    "seconds": round(seconds, 4),
                 },
             )
 
+    async def _parts(self, work: Work, ask: Ask) -> AsyncGenerator[str | RunResult]:
+        """The run's pieces and result; those of the previous revision's run where the model is gone."""
+        try:
+            async with aclosing(ask(work.run)) as parts:
+                async for part in parts:
+                    if isinstance(part, RunResult):
+                        self._missing.answered(work.arm)
+                    yield part
+            return
+        except ModelError as error:
+            # after its first call a run may have acted: it must not be done again
+            begun = work.run.scope.trace.model_calls > 1
+            instead = fallback_arm(self.configuration, work.arm)
+            if error.reason is not ModelErrorReason.NOT_FOUND or begun or instead is None:
+                raise
+            self._missing.fell_back(work.arm, instead, error.message)
+            self._metrics.upstream_errors.labels(work.head.model, error.reason).inc()
+        config = instead.config
+        work.arm = instead
+        work.head = replace(work.head, model=config.model.id, revision=config.revision, arm=instead.name)
+        scope = replace(work.run.scope, trace=RunTrace())
+        work.run, work.endpoint = self._run_of(
+            instead, work.conversation, scope, work.question, work.deadline
+        )
+        async with aclosing(ask(work.run)) as parts:
+            async for part in parts:
+                yield part
+
     async def _finished(self, work: Work, result: RunResult) -> None:
-        if work.caller.dry_run:
+        if work.question.dry_run:
             return
         episode = self._episode(work, result)
         await self._log.append_episode(episode)
@@ -208,21 +312,21 @@ class AgentService:
             self._shadow.show(arm, episode)
 
     async def _failed(self, work: Work, error: str) -> None:
-        if not work.caller.dry_run:
+        if not work.question.dry_run:
             result = RunResult.of(work.run.scope.trace, "", error)
             await self._log.append_episode(self._episode(work, result))
 
     def _episode(self, work: Work, result: RunResult) -> Episode:
         return Episode(
             id=work.head.id,
-            time=now(),
+            time=utc_now(),
             agent=self.agent,
             revision=work.head.revision,
             model=work.head.model,
             arm=work.head.arm,
-            session=work.caller.session,
-            messages=work.request.messages,
-            seconds=round(time.perf_counter() - work.started, 4),
+            session=work.past.session,
+            messages=work.messages,
+            seconds=round(time.monotonic() - work.started, 4),
             **_of_result(result),
         )
 
@@ -230,12 +334,15 @@ class AgentService:
         """Answers a live request again with the candidate; its tools that write repeat the live results."""
         started = time.perf_counter()
         scope = RunScope(RunTrace(), self._memory, dry_run=True, replay=tuple(live.tool_calls))
-        endpoint = self._endpoints.at(arm.config.model.base_url)
+        endpoint = self._endpoints.of(arm.config.model)
+        seconds_left = self._limits.request_timeout_seconds
+        deadline = time.monotonic() + seconds_left
         outcome = "upstream_error"
         try:
-            async with asyncio.timeout(self._request_seconds):
+            async with asyncio.timeout(seconds_left):
+                conversation = parse_conversation(live.messages)
                 result = await AgentRun(
-                    arm.config, live.messages, endpoint, self._toolbox, scope, name=self.agent
+                    arm.config, conversation, endpoint, self._teams, scope, deadline=deadline
                 ).result()
             outcome = "agent_error" if result.error else "ok"
         except ModelError as error:
@@ -250,7 +357,7 @@ class AgentService:
         await self._log.append_episode(
             Episode(
                 id=new_episode_id(self._pod),
-                time=now(),
+                time=utc_now(),
                 agent=self.agent,
                 revision=arm.config.revision,
                 model=arm.config.model.id,
@@ -275,7 +382,7 @@ class AgentService:
             )
             await self._keep_reflection(arm, reflection_record(about, ReflectionSource.TOOL, fields))
 
-        return RunScope(scope.trace, scope.memory, scope.dry_run, scope.replay, record, scope.episode)
+        return replace(scope, record_reflection=record)
 
     async def _keep_reflection(self, arm: Arm, record: ReflectionRecord) -> None:
         await self._keep(record, arm.labels)
@@ -298,10 +405,9 @@ class AgentService:
 
     def _count_trace(self, arm: Arm, trace: RunTrace) -> None:
         labels = arm.labels
-        self._metrics.tokens.labels(*labels, "input").inc(trace.input_tokens)
-        self._metrics.tokens.labels(*labels, "output").inc(trace.output_tokens)
+        self._metrics.tokens_used(arm, trace.input_tokens, trace.output_tokens)
         for call in trace.tool_calls:
-            outcome = "stubbed" if call.stubbed else "error" if call.error else "ok"
+            outcome = "stubbed" if call.stubbed else "error" if call.error else "cut" if call.cut else "ok"
             tool = UNKNOWN_TOOL if call.name in trace.unknown_tools else call.name
             self._metrics.tool_calls.labels(*labels, tool, outcome).inc()
         for specialist in trace.agent_path[1:]:
@@ -327,13 +433,3 @@ def _of_result(result: RunResult) -> dict[str, Any]:
         "input_tokens": result.input_tokens,
         "output_tokens": result.output_tokens,
     }
-
-
-def _as_request_error(error: ModelError) -> RequestError:
-    """What the client of the agent is told: the endpoint's key and name are not the client's to mend."""
-    if error.status == 429:
-        return RequestError(429, error.message, kind="rate_limit_error", code=error.reason)
-    if error.status in _STATUS_OF_PERMANENT:
-        return RequestError(_STATUS_OF_PERMANENT[error.status], error.message, code=error.reason)
-    status = 502 if error.permanent else 503
-    return RequestError(status, error.message, kind="upstream_error", code=error.reason)

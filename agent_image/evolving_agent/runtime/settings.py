@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evolving_agent.contract import env
+from evolving_agent.runtime.tracing import captures_content, is_traced
+from evolving_agent.store.layout import StoreLayout
 
 
 class SettingsError(Exception):
@@ -21,15 +23,15 @@ class Settings:
     pod: str
     config_file: Path
     config_hash: str
-    store: Path
+    store: StoreLayout
     api_key: str | None
+    is_traced: bool
+    captures_content: bool  # in traces and in the pod's own log
     termination_log: Path
     port: int = env.SERVE_PORT
     config_wait_seconds: float = 90.0  # the kubelet may take that long to bring a new ConfigMap
     model_wait_seconds: float = 45.0
     config_poll_seconds: float = 2.0
-    request_seconds: float = 120.0  # deadline of one request, retries included
-    max_request_bytes: int = 4 * 2**20
     # after SIGTERM the pod still accepts for this long, and asks its clients to close their connections
     drain_accept_seconds: float = 3.0
     drain_work_seconds: float = 5.0  # for reflections and shadow runs that still run
@@ -48,8 +50,12 @@ class Settings:
             pod=environment.get(env.POD_NAME) or socket.gethostname().lower(),
             config_file=Path(environment.get(env.CONFIG_DIR, env.DEFAULT_CONFIG_DIR)) / "agent_config.json",
             config_hash=needed(env.CONFIG_HASH),
-            store=Path(environment.get(env.STORE, env.DEFAULT_STORE)),
+            store=StoreLayout.from_environment(
+                Path(environment.get(env.STORE, env.DEFAULT_STORE)), environment
+            ),
             api_key=environment.get(env.API_KEY) or None,
+            is_traced=is_traced(environment),
+            captures_content=captures_content(environment),
             termination_log=Path(environment.get(env.TERMINATION_LOG, env.DEFAULT_TERMINATION_LOG)),
             port=int(environment.get("EVOLVING_PORT", env.SERVE_PORT)),
             model_wait_seconds=float(environment.get("EVOLVING_MODEL_WAIT_SECONDS", "45")),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from evolving_agent.store.records import ToolCall
 
 
@@ -13,6 +15,7 @@ from evolving_agent.store.records import ToolCall
 class RunTrace:
     """Filled in during a run. `system` and `tools` are exactly what the first call of the model had."""
 
+    prompt: str = ""  # the main agent's system text, set before the run begins
     system: str = ""
     instructions: str = ""  # the same without what memory added
     tools: list[dict[str, Any]] = field(default_factory=list)
@@ -24,6 +27,15 @@ class RunTrace:
     last_text: str = ""  # the latest text of the model: the answer of a run that was cut short
     model_calls: int = 0
     recall: str | None = None  # "hit", "miss" or "failed"; None where the run had no memory
+    call_ids: set[str] = field(default_factory=set)  # unique in a conversation, whichever model gave them
+
+    def absorb(self, inner: RunTrace, agent: str) -> None:
+        """Takes in what a specialist did that was asked one thing; its words stay its own."""
+        self.tool_calls += [structs.replace(call, agent=agent) for call in inner.tool_calls]
+        self.unknown_tools |= inner.unknown_tools
+        self.input_tokens += inner.input_tokens
+        self.output_tokens += inner.output_tokens
+        self.model_calls += inner.model_calls
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from evolving_agent.runtime.configuration import Configuration
 ACTIVE = "active"
 CANARY = "canary"
 SHADOW = "shadow"
+FALLBACK = "fallback"
 
 
 @dataclass(frozen=True)
 class Arm:
     name: str
     config: AgentConfig
+    config_hash: str = ""  # by which a session finds it again
 
     @property
     def labels(self) -> tuple[str, str, str]:
@@ -29,11 +31,29 @@ def falls_into(percent: int, key: str, salt: str) -> bool:
     return int.from_bytes(hashlib.sha256(f"{salt}:{key}".encode()).digest()[:4], "big") % 100 < percent
 
 
-def answering_arm(configuration: Configuration, session: str) -> Arm:
-    """The canary for its share of sessions (a session keeps its arm), else this pod's own configuration."""
-    return _shared(configuration, configuration.traffic.canary, session, CANARY) or Arm(
-        ACTIVE, configuration.own
-    )
+def answering_arm(configuration: Configuration, session: str, began_with: str | None = None) -> Arm:
+    """The canary for its share of sessions, else this pod's own configuration.
+
+    A session stays with the configuration (its hash) that it began with, however the share grows or shrinks,
+    as long as that one still answers anybody here: a canary that was taken back answers nobody.
+    """
+    own = Arm(ACTIVE, configuration.own, configuration.own_hash)
+    if began_with == configuration.own_hash:
+        return own
+    share = configuration.traffic.canary
+    if share is not None and share.config == began_with and share.config in configuration.configs:
+        return Arm(CANARY, configuration.configs[share.config], share.config)
+    return _shared(configuration, share, session, CANARY) or own
+
+
+def fallback_arm(configuration: Configuration, arm: Arm) -> Arm | None:
+    """Who answers where the arm's model is gone: the previous revision, and for a canary the active one."""
+    if arm.name == CANARY:
+        return Arm(FALLBACK, configuration.own, configuration.own_hash)
+    previous = configuration.configs.get(configuration.previous or "")
+    if previous is None or previous.model == arm.config.model:
+        return None
+    return Arm(FALLBACK, previous, configuration.previous or "")
 
 
 def shadow_arm(configuration: Configuration, request: str) -> Arm | None:
@@ -47,4 +67,4 @@ def _shared(configuration: Configuration, share: TrafficShare | None, key: str, 
     config = configuration.configs.get(share.config)
     if config is None or not falls_into(share.percent, key, f"{name}:{share.config}"):
         return None
-    return Arm(name, config)
+    return Arm(name, config, share.config)

@@ -16,7 +16,11 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 class StoreBusyError(Exception):
-    """Another run holds the lock."""
+    """Another run holds the lock, or has changed what this one was about to change."""
+
+
+class StoreUnavailableError(Exception):
+    """The object store did not do what it was asked; the message says where and what to look at."""
 
 
 def sync_directory(directory: Path) -> None:
@@ -26,6 +30,15 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a directory and its missing parents, and returns when they would survive a power cut."""
+    if directory.is_dir():
+        return
+    make_directory(directory.parent)
+    directory.mkdir(exist_ok=True)
+    sync_directory(directory.parent)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -38,7 +51,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces `path`: a reader, and a restart after a crash, see the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     # Random, for in containers every process has the same number.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -6,6 +6,7 @@ said; nothing is redacted before curation, because a dataset is made again when 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +23,8 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     result: str | None = None
     error: str | None = None
     stubbed: bool = False  # a shadow or dry run does not execute tools that write
+    cut: bool = False  # the result was longer than the tool's may be
+    agent: str = ""  # the specialist that called it; "" for the main agent
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True, tag="episode", tag_field="type"):
@@ -88,4 +91,18 @@ class ReflectionRecord(msgspec.Struct, frozen=True, kw_only=True, tag="reflectio
     unparsed: str | None = None  # what the model said, where it was not a reflection
 
 
+class Gap(msgspec.Struct, frozen=True, kw_only=True, tag="gap", tag_field="type"):
+    """What the log lacks: so many records before this line were dropped while the store refused writes."""
+
+    v: int = SCHEMA_VERSION
+    time: str
+    kind: str  # "episode" or "reflection"
+    lost: int
+
+
 Record = Episode | ReflectionRecord
+
+
+def utc_now() -> str:
+    """RFC 3339, UTC, milliseconds: the form of every `time` in the log."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

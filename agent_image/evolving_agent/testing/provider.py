@@ -185,6 +185,18 @@ class Provider:
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in names]
         return JSONResponse({"object": "list", "data": data})
 
+    async def delete_model(self, request: Request) -> Response:
+        """Only fine-tuned ones can be deleted, as at the original."""
+        name = request.path_params["model"]
+        self._advance_jobs()
+        if name not in self._models:
+            raise ProviderError(404, f"The model '{name}' does not exist", "model_not_found")
+        if not name.startswith("ft:"):
+            raise ProviderError(403, f"You have insufficient permissions to delete '{name}'.", None)
+        del self._models[name]
+        self.counters["models_deleted"] += 1
+        return JSONResponse({"id": name, "object": "model", "deleted": True})
+
     async def chat(self, request: Request) -> Response:
         body = await request.json()
         self._advance_jobs()
@@ -238,6 +250,7 @@ class Provider:
     async def delete_file(self, request: Request) -> Response:
         file = self._file(request.path_params["file"])
         del self._files[file.id]
+        self.counters["files_deleted"] += 1
         return JSONResponse({"id": file.id, "object": "file", "deleted": True})
 
     def _file(self, file_id: str) -> StoredFile:
@@ -462,6 +475,7 @@ def application(provider: Provider) -> Starlette:
             Route("/control", provider.set_control, methods=["POST"]),
             Route("/control/reset", provider.reset_control, methods=["POST"]),
             api("/models", "GET", "models", provider.list_models),
+            api("/models/{model}", "DELETE", "models", provider.delete_model),
             api("/chat/completions", "POST", "chat", provider.chat),
             api("/files", "POST", "files", provider.create_file),
             api("/files", "GET", "files", provider.list_files),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import uuid
@@ -63,14 +64,18 @@ def last_user_text(body: dict[str, Any]) -> str:
 class ScriptedModel:
     """`script` makes a reply of each request's body; `say` puts replies in front of it, once each.
 
-    `requests` holds the bodies of all chat requests so far, the answered ones and the refused.
+    `requests` holds the bodies of all chat requests so far, the answered ones and the refused; `aborted`
+    counts those whose client left before it had its answer.
     """
 
     def __init__(self, script: Script | None = None, models: Sequence[str] = ("tiny",)) -> None:
         self.script: Script = script or (lambda body: Reply(text=f"echo: {last_user_text(body)}"))
         self.models = list(models)
         self.requests: list[dict[str, Any]] = []
+        self.aborted = 0
         self._next: list[Reply] = []
+        self._gate = asyncio.Event()
+        self._gate.set()
         self.app = Starlette(
             routes=[
                 Route("/v1/models", self._list_models),
@@ -82,6 +87,10 @@ class ScriptedModel:
     def say(self, *replies: Reply) -> None:
         self._next.extend(replies)
 
+    def hold(self, until: asyncio.Event) -> None:
+        """From now on no request is answered before `until` is set."""
+        self._gate = until
+
     async def _list_models(self, _: Request) -> Response:
         data = [{"id": name, "object": "model", "owned_by": "script"} for name in self.models]
         return JSONResponse({"object": "list", "data": data})
@@ -89,11 +98,12 @@ class ScriptedModel:
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
         reply = self._reply(body)
-        await asyncio.sleep(reply.seconds)
+        if not await self._time_passes(request, reply.seconds):
+            return Response(status_code=499)  # nobody reads it
         if reply.status != 200:
             return _error(reply)
         if body.get("stream"):
-            return StreamingResponse(_stream(body, reply), media_type="text/event-stream")
+            return StreamingResponse(self._counted(_stream(body, reply)), media_type="text/event-stream")
         answer = _completion(body, "chat.completion")
         reason = "tool_calls" if reply.calls else "stop"
         answer["choices"] = [{"index": 0, "message": reply.message(), "finish_reason": reason}]
@@ -101,55 +111,48 @@ class ScriptedModel:
         return JSONResponse(answer)
 
     async def _respond(self, request: Request) -> Response:
-        """The Responses API, without streaming."""
         body = await request.json()
         reply = self._reply(body)
+        if not await self._time_passes(request, reply.seconds):
+            return Response(status_code=499)  # nobody reads it
         if reply.status != 200:
             return _error(reply)
-        output: list[dict[str, Any]] = [
-            {
-                "type": "function_call",
-                "id": f"fc_{uuid.uuid4().hex[:12]}",
-                "call_id": call["id"],
-                "name": call["function"]["name"],
-                "arguments": call["function"]["arguments"],
-                "status": "completed",
-            }
-            for call in reply.message().get("tool_calls", [])
-        ]
-        if reply.text is not None:
-            part = {"type": "output_text", "text": reply.text, "annotations": []}
-            message_id = f"msg_{uuid.uuid4().hex[:12]}"
-            output.append(
-                {
-                    "type": "message",
-                    "id": message_id,
-                    "role": "assistant",
-                    "status": "completed",
-                    "content": [part],
-                }
+        answer = _response(body, reply)
+        if body.get("stream"):
+            return StreamingResponse(
+                self._counted(_response_events(answer, reply)), media_type="text/event-stream"
             )
-        usage = {
-            "input_tokens": 10,
-            "output_tokens": 5,
-            "total_tokens": 15,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens_details": {"reasoning_tokens": 0},
-        }
-        return JSONResponse(
-            {
-                "id": f"resp_{uuid.uuid4().hex[:12]}",
-                "object": "response",
-                "created_at": 0,
-                "model": body["model"],
-                "status": "completed",
-                "output": output,
-                "parallel_tool_calls": True,
-                "tool_choice": "auto",
-                "tools": [],
-                "usage": usage,
-            }
-        )
+        return JSONResponse(answer)
+
+    async def _time_passes(self, request: Request, seconds: float) -> bool:
+        """Returns after the gate has opened and so many seconds; False where the client leaves before."""
+        if seconds == 0 and self._gate.is_set():
+            return True
+
+        async def passed() -> None:
+            await self._gate.wait()
+            await asyncio.sleep(seconds)
+
+        async def left() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        passing, leaving = asyncio.create_task(passed()), asyncio.create_task(left())
+        await asyncio.wait((passing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        in_time = passing.done()
+        for task in (passing, leaving):
+            task.cancel()
+        await asyncio.gather(passing, leaving, return_exceptions=True)
+        self.aborted += not in_time
+        return in_time
+
+    async def _counted(self, pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+        try:
+            async for piece in pieces:
+                yield piece
+        except (GeneratorExit, asyncio.CancelledError):
+            self.aborted += 1
+            raise
 
     def _reply(self, body: dict[str, Any]) -> Reply:
         self.requests.append(body)
@@ -193,6 +196,75 @@ async def _stream(body: dict[str, Any], reply: Reply) -> AsyncIterator[str]:
         usage |= {"choices": [], "usage": _usage(reply)}
         yield f"data: {json.dumps(usage)}\n\n"
     yield "data: [DONE]\n\n"
+
+
+def _response(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    """A whole response; its output: tool calls, then the text."""
+    output: list[dict[str, Any]] = [
+        {
+            "type": "function_call",
+            "id": f"fc_{uuid.uuid4().hex[:12]}",
+            "call_id": call["id"],
+            "name": call["function"]["name"],
+            "arguments": call["function"]["arguments"],
+            "status": "completed",
+        }
+        for call in reply.message().get("tool_calls", [])
+    ]
+    if reply.text is not None:
+        output.append(
+            {
+                "type": "message",
+                "id": f"msg_{uuid.uuid4().hex[:12]}",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": reply.text, "annotations": []}],
+            }
+        )
+    usage = {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "total_tokens": 15,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    return {
+        "id": f"resp_{uuid.uuid4().hex[:12]}",
+        "object": "response",
+        "created_at": 0,
+        "model": body["model"],
+        "status": "completed",
+        "output": output,
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": usage,
+    }
+
+
+async def _response_events(response: dict[str, Any], reply: Reply) -> AsyncIterator[str]:
+    numbers = itertools.count()
+
+    def event(kind: str, **data: Any) -> str:
+        whole = {"type": kind, "sequence_number": next(numbers), **data}
+        return f"event: {kind}\ndata: {json.dumps(whole)}\n\n"
+
+    yield event("response.created", response=response | {"status": "in_progress", "output": []})
+    for index, item in enumerate(response["output"]):
+        empty: dict[str, Any] = {"content": []} if item["type"] == "message" else {"arguments": ""}
+        begun = item | empty
+        yield event("response.output_item.added", output_index=index, item=begun)
+        if item["type"] == "message":
+            place = {"item_id": item["id"], "output_index": index, "content_index": 0}
+            yield event("response.content_part.added", **place, part=item["content"][0] | {"text": ""})
+            for position, word in enumerate((reply.text or "").split(" ")):
+                await asyncio.sleep(reply.piece_seconds)
+                if reply.breaks_off and position > 0:
+                    raise ConnectionResetError("the script breaks off here")
+                delta = word if position == 0 else f" {word}"
+                yield event("response.output_text.delta", **place, delta=delta, logprobs=[])
+        yield event("response.output_item.done", output_index=index, item=item)
+    yield event("response.completed", response=response)
 
 
 @asynccontextmanager

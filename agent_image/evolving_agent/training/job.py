@@ -10,7 +10,7 @@ from evolving_agent.contract.learning import BackendType, LearningConfig, OpenAI
 from evolving_agent.contract.report import MAX_MESSAGE_CHARS, Outcome, Report, TrainingReport, parse_report
 from evolving_agent.curation.dataset import DatasetError, Manifest, latest_manifest, read_manifest
 from evolving_agent.reporting import JobContext, JobError, log_to_stderr, run_job
-from evolving_agent.store.durable import StoreBusyError, exclusive
+from evolving_agent.store.durable import StoreBusyError
 from evolving_agent.store.layout import StoreLayout
 from evolving_agent.training.backends import Backend, Order, TrainingFailedError
 from evolving_agent.training.lora_backend import LoRATraining
@@ -54,7 +54,7 @@ def finetune(context: JobContext) -> TrainingReport:
         return _skipped(context, "TrainingNotConfigured", "the agent's spec has no training block")
     try:
         with (
-            exclusive(context.layout.runs(KIND) / ".lock"),
+            context.layout.exclusive(context.layout.runs(KIND) / ".lock", context.run_id),
             closing(_backend(context, learning, training)) as backend,
         ):
             return _finetune(context, learning, training, backend)
@@ -105,6 +105,7 @@ def _finetune(
 def _train(
     context: JobContext, learning: LearningConfig, training: Training, backend: Backend, run: RunFile
 ) -> TrainingReport:
+    context.layout.pull(context.layout.dataset(run.state.dataset.version))
     order = Order(
         agent=learning.agent,
         suffix=training.suffix or learning.agent,
@@ -151,7 +152,7 @@ def _backend(context: JobContext, learning: LearningConfig, training: Training) 
     settings = chosen.open_ai or OpenAIBackend()
     endpoint = settings.endpoint or learning.endpoint
     key = context.variables.get(env.TRAINING_API_KEY) or context.variables.get(env.API_KEY)
-    return OpenAIFineTuning(endpoint.base_url, key, settings)
+    return OpenAIFineTuning(endpoint.base_url, key, settings, context.variables.get(env.AGENT_UID, ""))
 
 
 def _unreported(layout: StoreLayout, states: list[TrainingState]) -> TrainingState | None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import openai
 from openai.types.fine_tuning import FineTuningJob
 
+from evolving_agent.contract.base import digest
 from evolving_agent.contract.learning import OpenAIBackend
 from evolving_agent.curation.dataset import TRAIN_FILE
 from evolving_agent.reporting import JobError
@@ -24,6 +25,7 @@ from evolving_agent.training.backends import Order, Trained, TrainingFailedError
 from evolving_agent.training.run_state import RunFile, TrainingState
 
 METADATA_KEY = "evolving_agents_run"
+AGENT_METADATA_KEY = "evolving_agents_agent"
 ATTEMPTS_PER_CALL = 5
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -37,9 +39,13 @@ Result = TypeVar("Result")
 class OpenAIFineTuning:
     """Uploads the dataset, creates the job, waits for its model."""
 
-    def __init__(self, base_url: str, api_key: str | None, settings: OpenAIBackend) -> None:
+    def __init__(
+        self, base_url: str, api_key: str | None, settings: OpenAIBackend, agent_uid: str = ""
+    ) -> None:
+        """What is made at the provider carries the agent's UID: by it, it is found once the agent is gone."""
         self.endpoint = base_url
         self._settings = settings
+        self._agent_uid = agent_uid
         # No retries inside the client: it would repeat the creation of a job whose answer was lost.
         self._client = openai.OpenAI(
             base_url=base_url,
@@ -77,9 +83,9 @@ class OpenAIFineTuning:
         if complete:
             return complete[0]
         file = self._patiently(
-            lambda: self._client.files.create(file=(_file_name(state), content), purpose="fine-tune")
+            lambda: self._client.files.create(file=(self._file_name(state), content), purpose="fine-tune")
         )
-        log.info("uploaded %s (%d bytes) as %s", _file_name(state), len(content), file.id)
+        log.info("uploaded %s (%d bytes) as %s", self._file_name(state), len(content), file.id)
         return file.id
 
     def _created(self, order: Order, state: TrainingState) -> str:
@@ -93,7 +99,8 @@ class OpenAIFineTuning:
                 training_file=state.file_id or "",
                 suffix=order.suffix,
                 seed=order.hyperparameters.seed,
-                metadata={METADATA_KEY: _mark(state)},
+                metadata={METADATA_KEY: _mark(state)}
+                | ({AGENT_METADATA_KEY: self._agent_uid} if self._agent_uid else {}),
                 method={"type": "supervised", "supervised": {"hyperparameters": self._tuning(order)}},
             )
             log.info("created job %s", made.id)
@@ -147,9 +154,12 @@ class OpenAIFineTuning:
 
     def _find_files(self, state: TrainingState) -> list[tuple[str, int]]:
         """(ID, size) of uploaded files with this run's name."""
-        name = _file_name(state)
+        name = self._file_name(state)
         files = self._client.files.list(purpose="fine-tune")
         return [(file.id, file.bytes) for file in files if file.filename == name]
+
+    def _file_name(self, state: TrainingState) -> str:
+        return f"{file_prefix(self._agent_uid)}{_mark(state)}.jsonl"
 
     def _find_job(self, state: TrainingState) -> FineTuningJob | None:
         files = {file_id for file_id, _ in self._find_files(state)}
@@ -215,8 +225,9 @@ def _mark(state: TrainingState) -> str:
     return f"{state.key}-{state.attempt}"
 
 
-def _file_name(state: TrainingState) -> str:
-    return f"evolving-agents-{_mark(state)}.jsonl"
+def file_prefix(agent_uid: str) -> str:
+    """How the names of an agent's uploaded files begin."""
+    return f"evolving-agents-{digest(agent_uid)}-" if agent_uid else "evolving-agents-"
 
 
 def _words(error: openai.APIError) -> str:

@@ -16,7 +16,6 @@ from evolving_agent.contract.base import Document, canonical_json, digest
 from evolving_agent.contract.learning import BackendType, LearningConfig, Training
 from evolving_agent.contract.report import DatasetRef
 from evolving_agent.reporting import JobError
-from evolving_agent.store.durable import write_atomically
 from evolving_agent.store.layout import StoreLayout
 
 KIND = "training"
@@ -98,12 +97,16 @@ class RunFile:
     """One training's state, in memory and on disk: `update` changes both."""
 
     def __init__(self, layout: StoreLayout, state: TrainingState) -> None:
+        self._layout = layout
         self._path = layout.run(KIND, state.key) / STATE_FILE
         self.state = state
         self._write()
 
     def update(self, **changes: object) -> None:
-        """Sets fields of the state and returns when they are on disk."""
+        """Sets fields of the state and returns when they are on disk.
+
+        Raises StoreBusyError where another run has gone on with this training.
+        """
         self.state = self.state.model_copy(update=changes)
         self._write()
 
@@ -111,7 +114,7 @@ class RunFile:
         self.update(phase=phase, finished=datetime.now(UTC), **changes)
 
     def _write(self) -> None:
-        write_atomically(self._path, canonical_json(self.state.to_wire()).encode())
+        self._layout.replace(self._path, canonical_json(self.state.to_wire()).encode())
 
 
 def all_states(layout: StoreLayout) -> list[TrainingState]:
@@ -119,6 +122,7 @@ def all_states(layout: StoreLayout) -> list[TrainingState]:
 
     Raises JobError where one cannot be read: training without knowing what was trained could pay twice.
     """
+    layout.pull(layout.runs(KIND))
     states = []
     for path in layout.runs(KIND).glob(f"*/{STATE_FILE}"):
         try:

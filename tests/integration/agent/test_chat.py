@@ -9,8 +9,12 @@ import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import request_response
 
-from evolving_agent.contract.config import ServedModel
+from evolving_agent.contract.config import Limits, ModelAPI, ServedModel
+from evolving_agent.contract.tools import BuiltinName, BuiltinTool
 from evolving_agent.testing.scripted_model import Reply
 from support.pods import eventually, running
 
@@ -145,11 +149,12 @@ async def test_a_client_that_hangs_up_ends_the_run(make_pod: Any, upstream: Any)
 
 async def test_a_client_that_leaves_a_stream_ends_the_run(make_pod: Any, upstream: Any) -> None:
     async with running(make_pod()) as pod, pod.client() as client:
-        upstream.model.say(Reply(text="one two three four", piece_seconds=5))
+        upstream.model.say(Reply(text="one two three four", piece_seconds=0.5))
         stream = await client.chat.completions.create(model="support", messages=HI, stream=True)
         await anext(aiter(stream))
         await stream.close()
 
+        await eventually(lambda: upstream.model.aborted == 1, "the model's server sees its client leave")
         labels = 'arm="active",model="tiny",outcome="cancelled",revision="support-00000001"'
         await eventually(
             lambda: pod.metric(f"evolving_agent_requests_total{{{labels}}}"), "the run is cancelled"
@@ -161,16 +166,14 @@ async def test_a_client_that_leaves_a_stream_ends_the_run(make_pod: Any, upstrea
 async def test_a_run_that_takes_too_long_is_ended_and_logged(
     make_pod: Any, upstream: Any, stream: bool
 ) -> None:
-    pod = make_pod()
-    pod.request_seconds = 1.5
-    async with running(pod):
+    async with running(make_pod(limits=Limits(request_timeout_seconds=1))) as pod:
         upstream.model.say(Reply(text="too late", seconds=60))
         response = await pod.post("/v1/chat/completions", {"model": "x", "messages": HI, "stream": stream})
 
         assert response.status_code == 504
-        assert response.json()["error"]["message"] == "no answer within 1.5 s"
+        assert response.json()["error"]["message"] == "no answer within 1 s"
         (episode,) = pod.episodes()
-        assert episode.error == "Timeout: no answer within 1.5 s"
+        assert episode.error == "Timeout: no answer within 1 s"
 
 
 @pytest.mark.parametrize(
@@ -282,15 +285,57 @@ async def test_sampling_of_the_request_and_limits_of_the_spec_reach_the_model(
     assert (asked["max_tokens"], asked["temperature"]) == (20, 0)
 
 
-async def test_the_responses_api_of_an_endpoint_serves_too(make_pod: Any, upstream: Any) -> None:
-    model = ServedModel(id="tiny", base_url=f"{upstream.url}/v1", api="Responses")
-    async with running(make_pod(model=model)) as pod:
-        upstream.model.say(Reply(text="by the other API"))
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_responses_api_of_an_endpoint_serves_too(
+    make_pod: Any, upstream: Any, stream: bool
+) -> None:
+    """Whole and streamed, with a call of a tool before the answer."""
+    model = ServedModel(id="tiny", base_url=f"{upstream.url}/v1", api="Responses", max_output_tokens=50)
+    tool = BuiltinTool(type="BuiltIn", name=BuiltinName.RECALL)
+    async with running(make_pod(model=model, tools=(tool,))) as pod, pod.client() as client:
+        upstream.model.say(
+            Reply(status=503, headers={"Retry-After": "0"}),
+            Reply(calls=(("recall", {"query": "cards"}),)),
+            Reply(text="by the other API"),
+        )
 
-        answer = await pod.ask("Hi")
+        answer: Any = await client.chat.completions.create(model="x", messages=HI, stream=stream)
+        if stream:
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in answer])
+        else:
+            text = answer.choices[0].message.content
 
-        assert answer["choices"][0]["message"]["content"] == "by the other API"
-        assert "input" in upstream.model.requests[-1]
+        assert text == "by the other API"
+        _probe, _refused, _call, last = upstream.model.requests
+        assert [item.get("type") for item in last["input"][1:]] == ["function_call", "function_call_output"]
+        assert last["max_output_tokens"] == 50
+        (episode,) = pod.episodes()
+        assert [call.name for call in episode.tool_calls] == ["recall"]
+        assert (episode.input_tokens, episode.output_tokens) == (20, 10)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", list(ModelAPI))
+@pytest.mark.parametrize("said", ["<html>Welcome</html>", "{}", '{"choices": [{}]}'])
+async def test_a_server_that_speaks_another_language_is_named(
+    make_pod: Any, upstream: Any, said: str, api: ModelAPI, stream: bool
+) -> None:
+    """A base URL that leads to some web server, or to some other API."""
+    kind = "application/json" if said.startswith("{") else "text/html"
+
+    async def welcome(_: Request) -> Response:
+        return Response(said, media_type=kind)
+
+    pod = make_pod(model=ServedModel(id="tiny", base_url=f"{upstream.url}/v1", api=api))
+    async with running(pod):
+        for route in upstream.model.app.routes:
+            if route.path in ("/v1/chat/completions", "/v1/responses"):
+                route.app = request_response(welcome)
+
+        answer = await pod.post("/v1/chat/completions", {"model": "x", "messages": HI, "stream": stream})
+
+        assert answer.status_code == 502
+        assert upstream.url in answer.json()["error"]["message"]
 
 
 async def test_models_lists_the_agent_and_the_model_that_it_serves(make_pod: Any) -> None:

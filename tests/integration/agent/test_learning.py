@@ -7,10 +7,20 @@ from typing import Any
 
 import pytest
 
-from evolving_agent.contract.config import MemoryType, Reflection, ReflectionMode
+from evolving_agent.contract import env
+from evolving_agent.contract.config import (
+    Endpoint,
+    MemoryType,
+    Pricing,
+    Reflection,
+    ReflectionMode,
+    ReflectionModel,
+    ServedModel,
+)
+from evolving_agent.contract.refs import SecretKeyRef
 from evolving_agent.memory.graph import Memory
 from evolving_agent.store.records import Correction, ReflectionSource
-from evolving_agent.testing.scripted_model import Reply
+from evolving_agent.testing.scripted_model import Reply, ScriptedModel, served
 from support.pods import eventually, running
 
 AFTER_RUN = Reflection(mode=ReflectionMode.AFTER_RUN)
@@ -54,12 +64,61 @@ async def test_a_run_is_reflected_upon_after_its_answer(make_pod: Any, upstream:
         assert record.unparsed is None
         prompt = upstream.model.requests[-1]
         assert prompt["max_tokens"] == AFTER_RUN.max_output_tokens
+        form = prompt["response_format"]["json_schema"]["schema"]
+        assert set(form["required"]) == set(SAID)
         assert "I lost my bank card" in prompt["messages"][1]["content"]
         labels = 'arm="active",model="tiny",{}revision="support-00000001",source="after_run"'
         parsed = labels.format('outcome="parsed",')
         assert await pod.metric(f"evolving_agent_reflections_total{{{parsed}}}") == 1
         scores = labels.format("")
         assert await pod.metric(f"evolving_agent_reflection_score_sum{{{scores}}}") == 35
+
+
+async def test_another_model_reflects_where_one_is_named(
+    make_pod: Any, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has an endpoint of its own, with a key from a mounted Secret."""
+    reviewer = ScriptedModel(lambda _: Reply(text=json.dumps(SAID)), models=["judge"])
+    async with served(reviewer.app) as url:
+        ref = SecretKeyRef(name="judge", key="apiKey")
+        endpoint = Endpoint(base_url=f"{url}/v1", api_key_secret_ref=ref)
+        own = ReflectionModel(name="judge", endpoint=endpoint)
+        pod = make_pod(reflection=AFTER_RUN.model_copy(update={"model": own}))
+        secret = pod.directory / "files" / "secrets" / "judge" / "apiKey"
+        secret.parent.mkdir(parents=True)
+        secret.write_text("a-key\n")
+        monkeypatch.setenv(env.FILES, str(pod.directory / "files"))
+        async with running(pod):
+            await pod.ask("I lost my bank card")
+            await eventually(pod.reflections, "a reflection")
+
+            (asked,) = reviewer.requests
+            assert asked["model"] == "judge"
+            assert [request["model"] for request in upstream.model.requests] == ["tiny"] * 2  # probe, answer
+            assert pod.reflections()[0].score == 35
+            spent = 'evolving_agent_reflection_tokens_total{direction="output",model="judge"}'
+            assert await pod.metric(spent) > 0
+
+
+async def test_what_tokens_cost_is_counted_where_their_price_is_known(make_pod: Any, upstream: Any) -> None:
+    priced = ServedModel(
+        id="tiny",
+        base_url=f"{upstream.url}/v1",
+        pricing=Pricing(input_micro_usd=2_500_000, output_micro_usd=10_000_000),
+    )
+    async with running(make_pod(model=priced)) as pod:
+        await pod.ask("Hi")
+        tokens = [
+            await pod.metric(
+                f'evolving_agent_tokens_total{{arm="active",direction="{direction}",model="tiny",'
+                'revision="support-00000001"}'
+            )
+            for direction in ("input", "output")
+        ]
+        spent = 'evolving_agent_cost_usd_total{arm="active",model="tiny",revision="support-00000001"}'
+        cost = await pod.metric(spent)
+    assert min(tokens) > 0
+    assert cost == pytest.approx((2.5 * tokens[0] + 10 * tokens[1]) / 1_000_000)
 
 
 async def test_a_reflection_that_is_none_is_kept_as_it_was_said_and_counted(
@@ -76,6 +135,35 @@ async def test_a_reflection_that_is_none_is_kept_as_it_was_said_and_counted(
         assert (record.score, record.lesson, record.outcome) == (None, "", "unknown")
         labels = 'arm="active",model="tiny",outcome="unparsed",revision="support-00000001",source="after_run"'
         assert await pod.metric(f"evolving_agent_reflections_total{{{labels}}}") == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "sources"),
+    [
+        (ReflectionMode.AFTER_RUN, {ReflectionSource.AFTER_RUN}),
+        (ReflectionMode.TOOL, {ReflectionSource.TOOL}),
+        (ReflectionMode.BOTH, {ReflectionSource.AFTER_RUN, ReflectionSource.TOOL}),
+        (ReflectionMode.DISABLED, set()),
+    ],
+)
+async def test_a_mode_says_when_the_agent_reflects(
+    make_pod: Any, upstream: Any, mode: ReflectionMode, sources: set[ReflectionSource]
+) -> None:
+    """The model calls record_reflection whenever it is offered, and reflects whenever it is asked to."""
+
+    def script(body: dict[str, Any]) -> Reply:
+        if body["messages"][0]["content"].startswith("You review"):
+            return Reply(text=json.dumps(SAID))
+        if body["messages"][-1]["role"] == "user" and "tools" in body:
+            return Reply(calls=(("record_reflection", {"lesson": "Ask first.", "score": 40}),))
+        return Reply(text="Done.")
+
+    async with running(make_pod(reflection=Reflection(mode=mode))) as pod:
+        upstream.model.script = script
+        await pod.ask("I lost my bank card")
+        await eventually(lambda: len(pod.reflections()) == len(sources), f"what {mode} leaves")
+
+    assert {record.source for record in pod.reflections()} == sources  # and no more at the pod's end
 
 
 async def test_runs_outside_the_sample_are_not_reflected_upon(make_pod: Any, upstream: Any) -> None:

@@ -171,13 +171,13 @@ async def test_sudden_death_loses_no_acknowledged_answer_and_no_feedback(make_po
     pod.write_config()
     ledger = Ledger()
 
-    for _ in range(3):
-        await live_and_die(pod, ledger, answers=40)
+    for _ in range(5):
+        await live_and_die(pod, ledger, answers=25)
 
     logged, torn = read_ids(pod.store.episode_files)
     assert ledger.answers <= logged
-    assert len(ledger.answers) >= 120
+    assert len(ledger.answers) >= 125
     reflections, torn_reflections = read_ids(pod.store.reflection_files)
     assert ledger.feedback <= reflections
-    assert torn + torn_reflections <= 3  # at most the line that was being written, per life
-    assert len(pod.store.episode_files) == 3  # no life writes on in a file that may end in a torn line
+    assert torn + torn_reflections <= 5  # at most the line that was being written, per life
+    assert len(pod.store.episode_files) == 5  # no life writes on in a file that may end in a torn line

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from evolving_agent.contract.config import HTTPTool, ServedModel, Traffic, TrafficShare
+from evolving_agent.contract.config import ServedModel, Traffic, TrafficShare
+from evolving_agent.contract.tools import HTTPTool
 from evolving_agent.testing.scripted_model import Reply, last_user_text, served
 from support.pods import Pod, a_config, eventually, running
 

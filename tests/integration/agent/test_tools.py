@@ -16,16 +16,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from evolving_agent.chat.endpoint import ModelEndpoint
-from evolving_agent.contract.config import (
-    BuiltinTool,
-    HTTPTool,
-    MCPTool,
-    Reflection,
-    ReflectionMode,
-    Specialist,
-    ToolUseBehavior,
-)
-from evolving_agent.runtime.loop import MAX_TURNS, run_agent
+from evolving_agent.contract.config import Limits, Reflection, ReflectionMode, Specialist, ToolUseBehavior
+from evolving_agent.contract.tools import BuiltinTool, HTTPTool, MCPTool
+from evolving_agent.runtime.loop import run_agent
 from evolving_agent.store.records import ReflectionSource, ToolCall
 from evolving_agent.testing.scripted_model import Reply, served
 from support.pods import running
@@ -150,6 +143,7 @@ async def test_text_before_a_tool_call_and_after_it_are_streamed_apart(
         (Reply(calls=(("route_ticket", '{"team": '),)), "are not JSON"),
         (Reply(calls=(("route_ticket", "[1]"),)), "must be a JSON object"),
         (Reply(calls=(("route_ticket", {}),)), "needs team"),
+        (Reply(calls=(("route_ticket", '{"team": "\\ud800", "x":'),)), "are not JSON"),
     ],
 )
 async def test_a_spoilt_tool_call_is_told_to_the_model_which_tries_again(
@@ -204,7 +198,7 @@ async def test_a_model_that_never_stops_calling_still_gets_its_request_answered(
 
         assert answer["choices"][0]["message"]["content"] == "Again!"
         assert answer["evolving_agents"]["error"].startswith("TooManyTurns")
-        assert len(desk.received) == MAX_TURNS
+        assert len(desk.received) == Limits().max_model_calls
         assert pod.episodes()[0].error == answer["evolving_agents"]["error"]
 
 

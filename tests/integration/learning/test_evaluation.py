@@ -9,8 +9,10 @@ import pytest
 
 from evolving_agent.contract import env
 from evolving_agent.contract.config import AgentConfig, AgentConfigFile, ServedModel, ToolUseBehavior
-from evolving_agent.contract.learning import ConfigMapKeyRef, Suite
+from evolving_agent.contract.learning import Suite
+from evolving_agent.contract.refs import ConfigMapKeyRef
 from evolving_agent.contract.report import EvaluationReport, Outcome, TrainingReport, ValidationReport
+from evolving_agent.contract.tools import MCPTool
 from evolving_agent.curation.dataset import latest_manifest
 from evolving_agent.evaluation import asking
 from evolving_agent.evaluation import job as evaluation_job
@@ -136,6 +138,26 @@ def test_an_outage_is_an_error_and_never_a_score(
         assert suite.lower_bps is None
     rivals.provider.reset()
     assert rivals.evaluated()[1].outcome is Outcome.SUCCEEDED
+
+
+def test_an_agent_without_its_tools_is_not_measured(rivals: Rivals) -> None:
+    gone = MCPTool(type="MCP", name="desk", url="http://127.0.0.1:9/mcp")
+    rivals.bench.configure(
+        learning_config(rivals.provider.base_url, suites=SUITES),
+        AgentConfigFile(
+            agent="support",
+            model="base-model",
+            configs={
+                config.hash: config.model_copy(update={"tools": (ROUTE, gone)})
+                for config in (rivals.incumbent, rivals.candidate)
+            },
+        ),
+    )
+    status, report = rivals.evaluated()
+
+    assert status == env.EXIT_RETRY  # its server may come back
+    assert report.reason == "ToolUnavailable"
+    assert "the MCP server desk at http://127.0.0.1:9/mcp cannot be reached" in (report.suites[0].error or "")
 
 
 def test_a_run_that_is_tried_again_does_not_ask_the_candidate_again(rivals: Rivals) -> None:

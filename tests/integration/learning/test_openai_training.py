@@ -15,10 +15,10 @@ import pytest
 from evolving_agent.contract import env
 from evolving_agent.contract.report import Outcome, TrainingReport
 from evolving_agent.curation.dataset import latest_manifest
-from evolving_agent.store import durable
+from evolving_agent.store.layout import StoreLayout
 from evolving_agent.testing.experience import ROUTE_TOOL, write_log
 from evolving_agent.testing.jobs import JobBench
-from evolving_agent.training import job, openai_backend, run_state
+from evolving_agent.training import job, openai_backend
 from evolving_agent.training.run_state import Phase, all_states
 from evolving_agent.training.triggers import MAX_ATTEMPTS
 from support.cluster import eventually
@@ -81,7 +81,7 @@ def test_a_crash_at_any_write_of_the_state_costs_no_second_job(
     crash_at: int,
     committed: bool,
 ) -> None:
-    real = durable.write_atomically
+    real = StoreLayout.replace
     writes = 0
 
     def crashing(*given: Any) -> None:
@@ -94,10 +94,10 @@ def test_a_crash_at_any_write_of_the_state_costs_no_second_job(
             real(*given)
         raise SimulatedCrashError
 
-    monkeypatch.setattr(run_state, "write_atomically", crashing)
+    monkeypatch.setattr(StoreLayout, "replace", crashing)
     with pytest.raises(SimulatedCrashError):
         bench.run(job.run, "train-1")
-    monkeypatch.setattr(run_state, "write_atomically", real)
+    monkeypatch.setattr(StoreLayout, "replace", real)
 
     code, report = trained(bench)
     assert (code, report.outcome) == (env.EXIT_OK, Outcome.SUCCEEDED)

@@ -10,4 +10,4 @@ def test_an_unknown_command_is_refused_with_the_known_ones(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
-    assert "serve|curate|finetune|evaluate|validate" in capsys.readouterr().err
+    assert "serve|curate|finetune|evaluate|release|validate" in capsys.readouterr().err

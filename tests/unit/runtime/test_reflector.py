@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from evolving_agent.chat.endpoint import ModelEndpoint
 from evolving_agent.contract.config import AgentConfig, ServedModel
 from evolving_agent.runtime.metrics import Metrics
 from evolving_agent.runtime.reflector import CONCURRENCY, MAX_WAITING, Reflector
+from evolving_agent.runtime.specialists import SpecialistEndpoints
+from evolving_agent.runtime.tools.files import MountedFiles
 from evolving_agent.runtime.traffic import ACTIVE, Arm
 from evolving_agent.store.records import Episode, ReflectionRecord
 from evolving_agent.testing.scripted_model import Reply, ScriptedModel, served
@@ -37,7 +40,9 @@ def an_episode(number: int) -> Episode:
     )
 
 
-async def test_what_waits_too_long_or_too_many_is_skipped_and_counted(slow: ModelEndpoint) -> None:
+async def test_what_waits_too_long_or_too_many_is_skipped_and_counted(
+    slow: ModelEndpoint, tmp_path: Path
+) -> None:
     kept: list[ReflectionRecord] = []
 
     async def keep(_: Arm, record: ReflectionRecord) -> None:
@@ -52,7 +57,7 @@ async def test_what_waits_too_long_or_too_many_is_skipped_and_counted(slow: Mode
             instructions="You are.",
         ),
     )
-    reflector = Reflector(keep, metrics)
+    reflector = Reflector(keep, metrics, SpecialistEndpoints(MountedFiles(tmp_path)))
     reflector.start()
 
     for number in range(MAX_WAITING + 5):

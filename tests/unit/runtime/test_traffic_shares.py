@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from evolving_agent.contract.config import AgentConfig, ServedModel, Traffic, TrafficShare
 from evolving_agent.runtime.configuration import Configuration
-from evolving_agent.runtime.traffic import answering_arm, falls_into, shadow_arm
+from evolving_agent.runtime.traffic import CANARY, Arm, answering_arm, fallback_arm, falls_into, shadow_arm
 
 
 def config(revision: str) -> AgentConfig:
@@ -57,3 +57,40 @@ def test_who_is_in_the_canary_is_not_who_is_shadowed() -> None:
 
     assert canary != shadow
     assert canary & shadow
+
+
+@given(st.text(), st.integers(0, 100), st.integers(0, 100))
+def test_a_session_stays_where_it_began_whatever_the_share_becomes(
+    session: str, then: int, later: int
+) -> None:
+    before = configuration(canary=TrafficShare(config=CANDIDATE.hash, percent=then))
+    after = configuration(canary=TrafficShare(config=CANDIDATE.hash, percent=later))
+    began_with = answering_arm(before, session)
+
+    assert answering_arm(after, session, began_with.config_hash) == began_with
+
+
+@given(st.text())
+def test_a_canary_that_was_taken_back_answers_nobody(session: str) -> None:
+    assert answering_arm(configuration(), session, CANDIDATE.hash).config == OWN
+    other = configuration(canary=TrafficShare(config=CANDIDATE.hash, percent=0))
+    assert answering_arm(other, session, "0123456789").config == OWN
+
+
+def test_the_previous_revision_answers_for_the_own_and_the_own_for_a_canary() -> None:
+    own = Arm("active", OWN, OWN.hash)
+    known = Configuration(OWN, OWN.hash, {CANDIDATE.hash: CANDIDATE}, Traffic(), previous=CANDIDATE.hash)
+    instead = fallback_arm(known, own)
+
+    assert instead is not None
+    assert (instead.name, instead.config) == ("fallback", CANDIDATE)
+    assert fallback_arm(configuration(), Arm(CANARY, CANDIDATE)) == Arm("fallback", OWN, OWN.hash)
+
+
+def test_nobody_stands_in_where_nothing_else_is_known_or_it_has_the_same_model() -> None:
+    own = Arm("active", OWN, OWN.hash)
+    same = OWN.model_copy(update={"revision": "a-00000000"})
+
+    assert fallback_arm(configuration(), own) is None
+    assert fallback_arm(Configuration(OWN, OWN.hash, {}, Traffic(), previous="0123456789"), own) is None
+    assert fallback_arm(Configuration(OWN, OWN.hash, {"x": same}, Traffic(), previous="x"), own) is None

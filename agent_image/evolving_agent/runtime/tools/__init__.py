@@ -1,1 +1,1 @@
-"""What the agent can call: built-in tools, described HTTP calls and MCP servers."""
+"""What the agent can call: built-in tools, HTTP servers, MCP servers and Python functions."""

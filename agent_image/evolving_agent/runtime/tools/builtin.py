@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from evolving_agent.contract.config import BuiltinName, ToolEffect
+from evolving_agent.contract.tools import BuiltinName, BuiltinTool, ToolEffect
 from evolving_agent.memory.graph import Memory, MemoryUnavailableError
 from evolving_agent.runtime.tools.invocation import RunScope, ToolDefinition, ToolError
 
-TIMEOUT_SECONDS = 10.0
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 
 
-def builtin_tool(name: BuiltinName) -> ToolDefinition:
-    return _DEFINITIONS[name]
+@cache
+def builtin_tool(tool: BuiltinTool) -> ToolDefinition:
+    return replace(
+        _DEFINITIONS[tool.name],
+        timeout_seconds=tool.timeout_seconds,
+        max_result_bytes=tool.max_result_bytes,
+    )
 
 
 async def _record_reflection(arguments: dict[str, Any], scope: RunScope) -> str:
@@ -68,7 +74,7 @@ def _definition(
     effect: ToolEffect,
     call: Callable[[dict[str, Any], RunScope], Awaitable[str]],
 ) -> ToolDefinition:
-    return ToolDefinition(name.value, description, parameters, effect, TIMEOUT_SECONDS, call)
+    return ToolDefinition(name.value, description, parameters, effect, 0, call)  # the spec sets the time
 
 
 _DEFINITIONS = {

@@ -1,0 +1,118 @@
+"""How the SQLite databases of the store are opened, migrated, and set aside when they are damaged."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+BUSY_TIMEOUT_SECONDS = 2.0
+OPEN_TIMEOUT_SECONDS = 10.0
+OPEN_RETRY_SECONDS = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+class MemoryUnavailableError(Exception):
+    """The database cannot be used now: locked for too long, disk full, or damaged."""
+
+
+class UnknownSchemaError(Exception):
+    """The database was written by a newer version of this program."""
+
+
+def opened(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
+    """A connection to the database, made where there is none, with the newest schema.
+
+    A damaged database is set aside, never deleted, and a new one made. The connection may be used from any
+    thread, but by one at a time. Raises MemoryUnavailableError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _connected(path, migrations)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # locked, full, not permitted: not a damaged file
+            aside = _set_aside(path)
+            logger.error("the memory database is damaged (%s); it was set aside as %s", error, aside)
+            return _connected(path, migrations)
+    except (OSError, sqlite3.Error, UnknownSchemaError) as error:
+        raise MemoryUnavailableError(f"cannot open the memory database {path}: {error}") from error
+
+
+def _connected(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
+    """Pods that start together switch the new file to WAL at the same time, and SQLite answers that with BUSY
+    at once, without the busy timeout (it could not end well by waiting). So the waiting is done here.
+    """
+    deadline = time.monotonic() + OPEN_TIMEOUT_SECONDS
+    while True:
+        try:
+            return _connected_once(path, migrations)
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(OPEN_RETRY_SECONDS)
+
+
+def _connected_once(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        isolation_level=None,  # transactions are begun by hand, with BEGIN IMMEDIATE
+        check_same_thread=False,  # the caller's lock guards the connection
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        _migrate(connection, migrations)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
+    """Brings the schema up to date. Safe with several processes at once. Raises UnknownSchemaError."""
+    connection.execute("BEGIN IMMEDIATE")  # the other pods wait here, then find the work done
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(migrations):
+            raise UnknownSchemaError(
+                f"the memory database has schema version {version}, this program knows {len(migrations)}; "
+                "run the version of the agent image that wrote it, or a newer one"
+            )
+        for script in migrations[version:]:
+            for statement in _statements(script):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _statements(script: str) -> list[str]:
+    """The statements of a script: `executescript` would commit the transaction that they run in."""
+    statements: list[str] = []
+    current = ""
+    for line in script.splitlines(keepends=True):
+        current += line
+        if current.strip() and sqlite3.complete_statement(current):
+            statements.append(current)
+            current = ""
+    return statements
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames the database with its write-ahead log: a new one must not replay the old one's log."""
+    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside

@@ -1,0 +1,136 @@
+"""The Chat Completions API on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evolving_agent.runtime.errors import RequestError
+from evolving_agent.runtime.question import Question
+from evolving_agent.runtime.sampling import Sampling
+from evolving_agent.runtime.trace import RunResult
+from evolving_agent.runtime.wire import (
+    TEXT_ONLY,
+    AnswerHead,
+    details,
+    event,
+    invalid,
+    refuse_client_tools,
+    unsupported,
+)
+
+DONE = b"data: [DONE]\n\n"
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class ResponseFormat(BaseModel):
+    type: str = "text"
+
+
+class ChatRequest(BaseModel):
+    """What is understood of a chat request. The agent's model, prompt and tools are the agent's own.
+
+    `model` may be anything; unknown fields are ignored, as other servers do.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    messages: list[dict[str, Any]]
+    model: str = ""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(default=1, ge=1, le=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    response_format: ResponseFormat | None = None
+    metadata: dict[str, str] | None = None
+
+    @classmethod
+    def parse(cls, body: dict[str, Any]) -> ChatRequest:
+        """Raises RefusedError."""
+        refuse_client_tools(body)
+        try:
+            parsed = cls.model_validate(body)
+        except ValidationError as error:
+            raise invalid(error) from error
+        if parsed.response_format is not None and parsed.response_format.type != "text":
+            raise unsupported("response_format", TEXT_ONLY)
+        return parsed
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def question(self, session: str | None, *, dry_run: bool) -> Question:
+        """`session` is what the header says; it comes before the body's `metadata.session_id`."""
+        return Question(
+            messages=self.messages,
+            sampling=Sampling(self.temperature, self.top_p, self.max_completion_tokens or self.max_tokens),
+            session=session or (self.metadata or {}).get("session_id") or None,
+            dry_run=dry_run,
+        )
+
+
+def completion(head: AnswerHead, result: RunResult) -> dict[str, Any]:
+    message = {"role": "assistant", "content": result.answer, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    return {
+        "id": head.id,
+        "object": "chat.completion",
+        "created": head.created,
+        "model": head.model,
+        "choices": [choice],
+        "usage": usage(result),
+        "evolving_agents": details(head, result),
+    }
+
+
+def usage(result: RunResult) -> dict[str, int]:
+    """Tokens of all calls of the model in the run."""
+    return {
+        "prompt_tokens": result.input_tokens,
+        "completion_tokens": result.output_tokens,
+        "total_tokens": result.input_tokens + result.output_tokens,
+    }
+
+
+class ChatStream:
+    """An answer as `chat.completion.chunk` events."""
+
+    def __init__(self, head: AnswerHead, *, with_usage: bool) -> None:
+        self._head = head
+        self._with_usage = with_usage
+
+    def opening(self) -> bytes:
+        return event(self._chunk({"role": "assistant", "content": ""}))
+
+    def piece(self, text: str) -> bytes:
+        return event(self._chunk({"content": text}))
+
+    def ending(self, result: RunResult) -> bytes:
+        last = event(self._chunk({}, "stop") | {"evolving_agents": details(self._head, result)})
+        if self._with_usage:
+            last += event(self._chunk({}) | {"choices": [], "usage": usage(result)})
+        return last + DONE
+
+    def failure(self, error: RequestError) -> bytes:
+        return event(error.body)
+
+    def kept(self, _: RunResult) -> None:
+        return None
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {
+            "id": self._head.id,
+            "object": "chat.completion.chunk",
+            "created": self._head.created,
+            "model": self._head.model,
+            "choices": [choice],
+        }

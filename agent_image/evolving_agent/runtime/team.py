@@ -1,0 +1,109 @@
+"""The Agents SDK's agents of a configuration: built once, used by all runs.
+
+What differs from run to run is not in them: the system text comes from the run's scope, and the model with
+the client's sampling from the run's configuration.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from agents import Agent, ModelSettings, RunContextWrapper
+
+from evolving_agent.contract.config import AgentConfig, ReflectionMode, SpecialistMode, ToolUseBehavior
+from evolving_agent.contract.tools import BuiltinName, BuiltinTool, Tool
+from evolving_agent.runtime.specialists import as_tool
+from evolving_agent.runtime.tools.invocation import RunScope, ToolDefinition
+from evolving_agent.runtime.tools.toolbox import Toolbox
+
+MAX_BUILT = 8  # configurations: active, candidate, previous, and those of a file that was reloaded
+
+logger = logging.getLogger(__name__)
+
+Definitions = list[list[ToolDefinition]]  # of the main agent, then of each specialist
+
+
+@dataclass(frozen=True)
+class _Built:
+    config: AgentConfig
+    definitions: Definitions
+    main: Agent[RunScope]
+
+
+class Teams:
+    """`name` is the main agent's. A team is built again when its tools change, as an MCP server's may."""
+
+    def __init__(self, toolbox: Toolbox, name: str) -> None:
+        self._toolbox = toolbox
+        self._name = name
+        self._built: OrderedDict[int, _Built] = OrderedDict()
+        self.endpoints = toolbox.specialist_endpoints
+
+    async def of(self, config: AgentConfig) -> Agent[RunScope]:
+        """The main agent, with its specialists behind it."""
+        definitions = [await self._toolbox.definitions(offered_tools(config))]
+        definitions += [await self._toolbox.definitions(each.tools) for each in config.specialists]
+        key = id(config)  # its hash takes longer than all of this; the entry keeps it alive
+        known = self._built.get(key)
+        if known is None or known.definitions != definitions:
+            known = self._built[key] = _Built(config, definitions, self._build(config, definitions))
+            while len(self._built) > MAX_BUILT:
+                self._built.popitem(last=False)
+        return known.main
+
+    def _build(self, config: AgentConfig, definitions: Definitions) -> Agent[RunScope]:
+        stop_on_first = config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL
+        # not in the RunConfig, where the SDK would resolve type hints for each run: a millisecond of CPU
+        settings = ModelSettings(
+            temperature=config.model.temperature,
+            max_tokens=config.model.max_output_tokens,
+            include_usage=True,  # streamed answers carry no token counts otherwise
+        )
+
+        def member(
+            name: str, tools: list[ToolDefinition], specialist: str = "", **more: Any
+        ) -> Agent[RunScope]:
+            return Agent[RunScope](
+                name=name,
+                tools=[tool.as_function_tool(specialist) for tool in tools],
+                tool_use_behavior="stop_on_first_tool" if stop_on_first else "run_llm_again",
+                model_settings=settings,
+                **more,
+            )
+
+        own, *theirs = definitions
+        handoffs: list[Agent[RunScope]] = []
+        asked: list[ToolDefinition] = []
+        for each, tools in zip(config.specialists, theirs, strict=True):
+            specialist = member(
+                each.name,
+                tools,
+                each.name,
+                instructions=each.instructions,
+                handoff_description=each.description,
+                model=None if each.model is None else each.name,
+            )
+            if each.mode is SpecialistMode.HANDOFF:
+                handoffs.append(specialist)
+            elif each.name in {tool.name for tool in own}:
+                logger.error("the specialist %s is not offered: a tool has its name", each.name)
+            else:
+                asked.append(as_tool(each, specialist))
+        return member(self._name, [*own, *asked], instructions=_system_of_run, handoffs=handoffs)
+
+
+def _system_of_run(context: RunContextWrapper[RunScope], _: Agent[RunScope]) -> str:
+    return context.context.trace.prompt
+
+
+def offered_tools(config: AgentConfig) -> tuple[Tool, ...]:
+    """The main agent's tools: those of the spec, and the one by which it reflects where the mode says so."""
+    reflect = BuiltinTool(type="BuiltIn", name=BuiltinName.RECORD_REFLECTION)
+    if config.reflection.mode in (ReflectionMode.TOOL, ReflectionMode.BOTH) and all(
+        tool.name != reflect.name for tool in config.tools
+    ):
+        return (*config.tools, reflect)
+    return config.tools

@@ -1,0 +1,153 @@
+"""Whether an agent's children are what its spec asks for: by the operator's own pure code, and without it.
+
+The pure code tells what is forgotten, half done or done twice; that it builds the right thing is told by
+`told_by_hand`, which knows for the main fields where a person would look for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from evolving_operator.api import names
+from evolving_operator.cluster.cache import Cache
+from evolving_operator.core.children import wanted_children
+from evolving_operator.core.clock import Timers
+from evolving_operator.core.decide import decide
+from evolving_operator.core.observed import Observed
+from evolving_operator.core.reading import read_observed
+from evolving_operator.core.situation import Situation
+from evolving_operator.settings import Settings
+from support.api_client import ApiClient
+from support.stories import CHILDREN, NAME
+
+Raw = dict[str, Any]
+
+_KINDS = (*CHILDREN, names.REVISION_PLURAL, "jobs", "pods")
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+# Reasons of Degraded that say: part of this spec cannot be had.
+REFUSED = frozenset({"InvalidSpec", "WriteRefused", "Forbidden"})
+
+
+async def observe(api: ApiClient, namespace: str) -> tuple[Raw, list[Raw]]:
+    """The agent, and all that carries its label."""
+    agent = await api.get(namespace, names.AGENT_PLURAL, NAME)
+    assert agent is not None
+    owned = []
+    for plural in _KINDS:
+        selector = "" if plural == names.REVISION_PLURAL else names.LABEL_AGENT
+        owned += await api.list(namespace, plural, selector)
+    return agent, owned
+
+
+def left_to_do(agent: Raw, owned: list[Raw]) -> Iterator[str]:
+    """What the operator would still do, and children that are not as its builders want them."""
+    now = datetime.now(UTC)
+    observed = _read(agent, owned)
+    yield from (f"not done: {str(action)[:300]}" for action in decide(observed, now).actions)
+    assert observed.agent.spec is not None, observed.agent.invalid
+    live = {(raw["kind"], raw["metadata"]["name"]): raw for raw in owned}
+    for wanted in wanted_children(Situation(observed, observed.agent.spec, now, Timers(now))):
+        key = wanted["kind"], wanted["metadata"]["name"]
+        if key not in live:
+            yield f"missing: {key}"
+        else:
+            yield from missing_in(live[key], wanted, "/".join(key))
+
+
+def _read(agent: Raw, owned: list[Raw]) -> Observed:
+    """As an operator that starts now would."""
+    cache, key = Cache(), (agent["metadata"]["namespace"], NAME)
+    for raw in (agent, *owned):
+        cache.put({"apiVersion": names.API_VERSION, "kind": names.AGENT_KIND, **raw})
+    known = cache.agent(key)
+    assert known is not None
+    return read_observed(known, cache.owned(key), Settings.from_environment({}).images)
+
+
+def missing_in(live: Any, wanted: Any, path: str) -> Iterator[str]:
+    """Parts of what is wanted that the live object has not; what the API server added is no fault."""
+    if wanted in _NOTHING and live in _NOTHING:
+        return
+    if isinstance(wanted, dict) and isinstance(live, dict):
+        for key, value in wanted.items():
+            yield from missing_in(live.get(key), value, f"{path}.{key}")
+    elif isinstance(wanted, list) and isinstance(live, list) and len(wanted) == len(live):
+        for index, (left, right) in enumerate(zip(live, wanted, strict=True)):
+            yield from missing_in(left, right, f"{path}[{index}]")
+    elif live != wanted:
+        yield f"{path}: {live!r} instead of {wanted!r}"[:400]
+
+
+def told_by_hand(agent: Raw, owned: list[Raw]) -> Iterator[str]:
+    """The main fields, where a person would look for them."""
+    live = {(raw["kind"], raw["metadata"]["name"]): raw for raw in owned}
+    spec = agent["spec"]
+    for what, found, wanted in _places(spec, live):
+        yield from missing_in(found, wanted, what)
+    has_budget = ("PodDisruptionBudget", NAME) in live
+    if has_budget != (spec["agent"]["replicas"] > 1):
+        yield f"a PodDisruptionBudget with {spec['agent']['replicas']} replicas: {has_budget}"
+    for part, name in (("curation", "curate"), ("training", "finetune")):
+        if (("CronJob", f"{NAME}-{name}") in live) != (part in spec):
+            yield f"a CronJob for spec.{part}: {('CronJob', f'{NAME}-{name}') in live}"
+
+
+def _places(spec: Raw, live: dict[tuple[str, str], Raw]) -> Iterator[tuple[str, Any, Any]]:
+    """What it is about, what there is, and what the spec says."""
+    deployment = live["Deployment", NAME]["spec"]
+    template = deployment["template"]
+    container = next(item for item in template["spec"]["containers"] if item["name"] == "agent")
+    wanted = spec["agent"]
+    yield "replicas", deployment["replicas"], wanted["replicas"]
+    yield "progress deadline", deployment["progressDeadlineSeconds"], _deadline(spec)
+    if wanted.get("image"):
+        yield "image", container["image"], wanted["image"]
+    own = set(names.labels(NAME, names.COMPONENT_AGENT))
+    metadata = wanted.get("podTemplate", {}).get("metadata", {})
+    added = {key: value for key, value in metadata.get("labels", {}).items() if key not in own}
+    yield "pod labels", template["metadata"]["labels"], added
+    yield "pod annotations", template["metadata"]["annotations"], metadata.get("annotations", {})
+    pod = wanted.get("podTemplate", {}).get("spec", {})
+    yield "node selector", template["spec"].get("nodeSelector"), pod.get("nodeSelector", {})
+
+    data = live["ConfigMap", f"{NAME}-config"]["data"]
+    stamp = template["metadata"]["annotations"][names.ANNOTATION_CONFIG_HASH]
+    config = json.loads(data["agent_config.json"])["configs"][stamp]
+    yield "instructions", config["instructions"], wanted["instructions"]
+    yield "reflection", config["reflection"], wanted["reflection"]
+    yield (
+        "specialists",
+        [item["name"] for item in config["specialists"]],
+        [item["name"] for item in wanted.get("specialists", [])],
+    )
+    yield (
+        "tools",
+        [item["name"] for item in config["tools"]],
+        [item["name"] for item in wanted.get("tools", [])],
+    )
+    yield "endpoint", config["model"]["baseURL"], spec["model"]["endpoint"]["baseURL"]
+    learning = json.loads(data["learning.json"])
+    for part in ("curation", "training", "evaluation"):
+        wanted_part = {key: value for key, value in spec.get(part, {}).items() if key != "podTemplate"}
+        yield part, learning.get(part), wanted_part
+
+    if (volume := spec["storage"].get("volume")) is not None:
+        claim = live["PersistentVolumeClaim", f"{NAME}-store"]["spec"]
+        yield "size", claim["resources"]["requests"]["storage"], volume["size"]
+    for part, name in (("curation", "curate"), ("training", "finetune")):
+        if part in spec and (cron := live.get(("CronJob", f"{NAME}-{name}"))) is not None:
+            yield f"{part} schedule", cron["spec"]["schedule"], spec[part]["schedule"]
+            yield f"{part} time zone", cron["spec"].get("timeZone"), spec[part].get("timeZone")
+            yield f"{part} suspend", cron["spec"]["suspend"], spec["suspend"]
+            job = cron["spec"]["jobTemplate"]["spec"]["template"]
+            added = spec[part].get("podTemplate", {}).get("metadata", {}).get("labels", {})
+            added = {key: value for key, value in added.items() if key not in own}
+            yield f"{part} pod labels", job["metadata"]["labels"], added
+
+
+def _deadline(spec: Raw) -> int:
+    seconds: int = spec["rollout"]["progressDeadlineSeconds"]
+    return seconds

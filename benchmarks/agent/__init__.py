@@ -1,4 +1,4 @@
-"""What `evolving-agent serve` costs, beside a bare Agents SDK run on the same model server."""
+"""What `evolving-agent serve` costs: beside a bare Agents SDK run, and beside LiteLLM's proxy."""
 
 from benchmarks.agent.measure import run
 from benchmarks.agent.report import table

@@ -37,22 +37,63 @@ def _percentile_ms(seconds: list[float], percent: int) -> float | None:
     return round(sorted(seconds)[rank - 1] * 1000, 2)
 
 
+def goals(loads: list[dict[str, Any]], memory_mib: float, endurance: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the agent is to cost at most, and what it did, at 50 concurrent with room on the CPU."""
+    whole, streamed = (
+        next(load for load in loads if load["streamed"] is kind and load["model_ms"] == 1000)
+        for kind in (False, True)
+    )
+
+    def added(load: dict[str, Any], key: str) -> float:
+        return round(float(load["agent"][key]) - float(load["bare"][key]), 2)
+
+    rows = [
+        ("added latency p50, ms", 5, added(whole, "p50_ms")),
+        ("added latency p99, ms", 20, added(whole, "p99_ms")),
+        ("first streamed piece later, p50, ms", 5, added(streamed, "first_piece_p50_ms")),
+        ("CPU, times the bare run, whole", 1.5, round(whole["agent"]["cpu_ms"] / whole["bare"]["cpu_ms"], 2)),
+        (
+            "CPU, times the bare run, streamed",
+            1.5,
+            round(streamed["agent"]["cpu_ms"] / streamed["bare"]["cpu_ms"], 2),
+        ),
+        ("peak memory, MiB", 250, memory_mib),
+        (f"errors in {endurance['requests']} requests", 0, endurance["errors"]),
+    ]
+    return [
+        {"goal": name, "at_most": limit, "measured": measured, "met": measured <= limit}
+        for name, limit, measured in rows
+    ]
+
+
 def table(results: dict[str, Any]) -> str:
-    """Markdown: per load the bare run, the agent, and the difference (of CPU: the ratio)."""
-    lines = [_line(*COLUMNS), _line(*("---:" if "ms" in name else "---" for name in COLUMNS))]
+    """Markdown: the goals; then per load the bare run, the agent with what it adds, and LiteLLM's proxy."""
+    lines = [_line("goal", "at most", "measured", "met"), _line("---", "---:", "---:", "---")]
+    for goal in results["goals"]:
+        met = "yes" if goal["met"] else "**no**"
+        lines.append(_line(goal["goal"], goal["at_most"], goal["measured"], met))
+    lines += ["", _line(*COLUMNS), _line(*("---:" if "ms" in name else "---" for name in COLUMNS))]
     for load in results["loads"]:
-        bare, agent = load["bare"], load["agent"]
+        bare, agent, litellm = load["bare"], load["agent"], load["litellm"]
         kind = "streamed" if load["streamed"] else "whole"
         lines += [
             _line(kind, load["concurrency"], load["model_ms"], "bare SDK run", *_numbers(bare)),
             _line("", "", "", "agent", *_numbers(agent)),
             _line("", "", "", "*added*", *_added(bare, agent)),
+            _line("", "", "", "LiteLLM proxy", *_numbers(litellm)),
+            _line("", "", "", "*added*", *_added(bare, litellm)),
         ]
     memory, machine_load = results["peak_memory_mib"], results["load_average"]
+    endurance = results["endurance"]
     lines += [
         "",
-        f"Peak memory: {memory['bare']} MiB bare, {memory['agent']} MiB agent. Load average of the machine: "
-        f"{machine_load['before']} before, {machine_load['after']} after.",
+        f"{endurance['requests']} requests to the agent as fast as it answers: {endurance['errors']} errors, "
+        f"{endurance['answers_per_second']} answers/s.",
+        f"Peak memory: {memory['bare']} MiB bare, {memory['agent']} MiB agent, {memory['litellm']} MiB "
+        f"LiteLLM {results['litellm_version']}.",
+        "A bare run has no HTTP in front of it, no log and no memory; LiteLLM's proxy checks its "
+        "key and forwards, and runs no agent.",
+        f"Load average of the machine: {machine_load['before']} before, {machine_load['after']} after.",
     ]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import socket
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import IO, Protocol
 
 import aiohttp
 
+from benchmarks.agent.litellm import installed_litellm
 from benchmarks.agent.load import INSTRUCTIONS, MODEL, Answer, Load, Samples, drive
 from evolving_agent.contract import env
 from evolving_agent.contract.config import (
@@ -30,6 +32,10 @@ from evolving_agent.contract.config import (
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0  # imports alone take seconds on a busy machine
 LINE_BYTES = 16 * 2**20  # samples of one load come as one line
+LITELLM_ENVIRONMENT = {
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # asks no server on the Internet for prices
+}
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 MIB = 2**20
 
@@ -54,8 +60,8 @@ class BareRuns:
         return Samples(**json.loads(await _line_of(self.process)))
 
 
-class ServedAgent:
-    """Is asked over HTTP, by a client in this process."""
+class Served:
+    """Is asked over HTTP, by a client in this process: OpenAI's chat completions."""
 
     def __init__(self, process: Process, url: str, http: aiohttp.ClientSession) -> None:
         self.process = process
@@ -67,7 +73,7 @@ class ServedAgent:
 
     async def _ask(self, load: Load) -> Answer:
         message = {"role": "user", "content": load.question}
-        body = {"model": "support", "messages": [message], "stream": load.stream}
+        body = {"model": MODEL, "messages": [message], "stream": load.stream}
         async with self._http.post(self._url, json=body) as response:
             if response.status != 200:
                 raise RuntimeError(f"{response.status}: {await response.text()}")
@@ -103,7 +109,7 @@ async def bare_runs(model_url: str) -> AsyncIterator[BareRuns]:
 
 
 @asynccontextmanager
-async def served_agent(directory: Path, model_url: str) -> AsyncIterator[ServedAgent]:
+async def served_agent(directory: Path, model_url: str) -> AsyncIterator[Served]:
     """With memory and the experience log, as by default; no reflection: that comes after the answer.
 
     `directory` takes its configuration, its store and its log.
@@ -133,21 +139,48 @@ async def served_agent(directory: Path, model_url: str) -> AsyncIterator[ServedA
             _process("evolving_agent", "serve", stderr=log, **environment) as process,
             aiohttp.ClientSession() as http,
         ):
-            await _until_ready(http, url, log)
-            yield ServedAgent(process, url, http)
+            await _until_ready(process, http, f"{url}/readyz", log)
+            yield Served(process, url, http)
 
 
-async def _until_ready(http: aiohttp.ClientSession, url: str, log: IO[bytes]) -> None:
+@asynccontextmanager
+async def litellm_proxy(directory: Path, model_url: str) -> AsyncIterator[Served]:
+    """LiteLLM's proxy as its manual starts it: one worker, and a master key, without which it refuses."""
+    program = await installed_litellm()
+    key = f"sk-{secrets.token_hex(32)}"
+    entry = {"model": f"openai/{MODEL}", "api_base": f"{model_url}/v1", "api_key": "any"}
+    # JSON is YAML
+    config = {"model_list": [{"model_name": MODEL, "litellm_params": entry}]}
+    (directory / "litellm.yaml").write_text(json.dumps(config))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    arguments = ["--config", str(directory / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)]
+    with (directory / "litellm.log").open("w+b") as log:
+        async with (
+            _started(
+                [str(program), *arguments, "--telemetry", "False"],
+                log,
+                {**os.environ, **LITELLM_ENVIRONMENT, "LITELLM_MASTER_KEY": key},
+                stdout=log,
+            ) as process,
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as http,
+        ):
+            await _until_ready(process, http, f"{url}/health/liveliness", log)
+            yield Served(process, url, http)
+
+
+async def _until_ready(process: Process, http: aiohttp.ClientSession, url: str, log: IO[bytes]) -> None:
     give_up = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up:
+    while time.monotonic() < give_up and process.returncode is None:
         try:
-            async with http.get(f"{url}/readyz") as response:
+            async with http.get(url) as response:
                 if response.status == 200:
                     return
         except aiohttp.ClientConnectionError:
             pass  # it still imports
         await asyncio.sleep(0.2)
-    raise RuntimeError(f"the agent was not ready within {START_SECONDS:g} s:\n{_text_of(log)}")
+    raise RuntimeError(f"{url} was not ready within {START_SECONDS:g} s:\n{_text_of(log)}")
 
 
 def _text_of(log: IO[bytes]) -> str:
@@ -166,16 +199,26 @@ async def _line_of(process: Process) -> bytes:
 async def _process(
     module: str, *arguments: str, stderr: IO[bytes] | None = None, **environment: str
 ) -> AsyncIterator[Process]:
-    """A module as a process that is ended with the block."""
+    """A module of this project as a process that is ended with the block."""
+    command = [sys.executable, "-m", module, *arguments]
+    async with _started(command, stderr, {**os.environ, **environment}) as process:
+        yield process
+
+
+@asynccontextmanager
+async def _started(
+    command: list[str],
+    stderr: IO[bytes] | None,
+    environment: dict[str, str],
+    *,
+    stdout: IO[bytes] | int = PIPE,
+) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        *arguments,
+        *command,
         cwd=REPOSITORY,
-        env={**os.environ, **environment},
+        env=environment,
         stdin=PIPE,
-        stdout=PIPE,
+        stdout=stdout,
         stderr=stderr,
         limit=LINE_BYTES,
     )

@@ -10,10 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import aiohttp
-
+from evolving_operator.cluster.connection import Connection
 from evolving_operator.cluster.kinds import kind_of
-from evolving_operator.cluster.live import Connection
 
 _LINE_BYTES = 1 << 20
 
@@ -40,12 +38,11 @@ async def changes(connection: Connection, namespace: str) -> AsyncIterator[Chang
     """Watches from now on."""
     found = Changes()
     url = connection.server + kind_of("v1", "ConfigMap").path(namespace)
-    connector = aiohttp.TCPConnector(ssl=connection.tls_context())
-    async with aiohttp.ClientSession(connector=connector, read_bufsize=_LINE_BYTES) as session:
+    async with connection.session() as session:
         async with session.get(url, params={"limit": "1"}) as answer:
             version = json.loads(await answer.read())["metadata"]["resourceVersion"]
         query = {"watch": "1", "resourceVersion": version}
-        async with session.get(url, params=query, timeout=aiohttp.ClientTimeout(total=None)) as stream:
+        async with session.get(url, params=query, read_bufsize=_LINE_BYTES) as stream:
 
             async def follow() -> None:
                 async for line in stream.content:

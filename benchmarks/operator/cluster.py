@@ -8,11 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kubernetes.aio import config as kubernetes_config
-from kubernetes.aio.client import Configuration
-
-from evolving_operator.cluster.live import Connection
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "bench"
 
@@ -32,15 +27,6 @@ def control_plane() -> Iterator[Path]:
 
 def kubectl(kubeconfig: Path, *arguments: str) -> str:
     return _output([_tool("tools", "kubectl"), "--kubeconfig", str(kubeconfig), *arguments])
-
-
-async def connect(kubeconfig: Path) -> Connection:
-    """As the cluster's administrator."""
-    configuration = Configuration()
-    await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
-        config_file=str(kubeconfig), client_configuration=configuration
-    )
-    return Connection(configuration)
 
 
 def _tool(tool: str, *arguments: str) -> str:

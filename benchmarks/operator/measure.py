@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -12,66 +13,68 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.operator.arrivals import arrivals
 from benchmarks.operator.changes import changes
-from benchmarks.operator.cluster import connect, control_plane, kubectl
-from benchmarks.operator.objects import Raw, Template, agent, kinds, template
+from benchmarks.operator.cluster import control_plane, kubectl
+from benchmarks.operator.objects import Template, agent, kinds, template
 from benchmarks.operator.process import OperatorProcess, Reading, running_operator
-from evolving_operator.api import names
-from evolving_operator.cluster.kinds import AGENT, OWNED
-from evolving_operator.cluster.live import Connection, LiveGateway
+from evolving_operator.cluster.connection import Connection
+from evolving_operator.cluster.live import LiveGateway
 
-AGENTS = int(os.environ.get("BENCH_AGENTS", "200"))
+# How many agents: one cluster of its own for each number. BENCH_AGENTS=10000, or several: 1000,10000.
+SIZES = tuple(int(size) for size in os.environ.get("BENCH_AGENTS", "1000").split(","))
 WORKERS = 16  # of the operator, and requests of the bare client at the same time
 IDLE_SECONDS = 20
-EDITS = 50
+EDITS = 100
 NAMESPACE, BARE_NAMESPACE = "bench-operator", "bench-bare"
 
-_POLL_SECONDS = 0.25
-_COMPLETE_POLL_SECONDS = 0.5  # it lists thousands of objects
+_POLL_SECONDS = 0.1
 _QUIET_SECONDS = 5
-_DEADLINE_SECONDS = 600
+_DEADLINE_SECONDS = 1800
 
 
 def run() -> dict[str, Any]:
-    """Brings a control plane up and takes it down. JSON-able; seconds, bytes and counts."""
-    return asyncio.run(_run())
+    """Brings control planes up and takes them down. JSON-able; seconds, bytes and counts."""
+    return {"workers": WORKERS, "sizes": [asyncio.run(_measured(size)) for size in SIZES]}
 
 
-async def _run() -> dict[str, Any]:
+async def _measured(agents: int) -> dict[str, Any]:
     load_before = os.getloadavg()[0]
     with control_plane() as kubeconfig, tempfile.TemporaryDirectory() as directory:
         for namespace in (NAMESPACE, BARE_NAMESPACE):
             kubectl(kubeconfig, "create", "namespace", namespace)
-        connection = await connect(kubeconfig)
+        connection = Connection.from_kubeconfig(kubeconfig)
         made = await template()
         async with LiveGateway(connection) as gateway:
-            bench = Bench(kubeconfig, connection, gateway, made, Path(directory) / "operator.log")
+            bench = Bench(agents, kubeconfig, connection, gateway, made, Path(directory) / "operator.log")
             async with bench.operator() as operator:
                 converged = await bench.converge(operator)
                 idle = await bench.idle(operator)
             async with bench.operator() as operator:
                 restarted = await bench.restart(operator)
                 edited = await bench.edit()
+            takeover = await bench.takeover()
             bare = await bench.bare()
     return {
+        "agents": agents,
         "load_average": {"before": round(load_before, 1), "after": round(os.getloadavg()[0], 1)},
-        "agents": AGENTS,
-        "workers": WORKERS,
         "converge": converged,
         "idle": idle,
         "restart": restarted,
         "edit": edited,
+        "takeover": takeover,
         "bare": bare,
         "ratio": round(converged["seconds"] / bare["seconds"], 2),
-        # The operator announces and tells, too: the same comparison for one write of each.
+        # The operator announces and tells, too: the same comparison for one write (the agents' own included).
         "ratio_per_write": round(
-            converged["seconds"] / converged["writes"] / (bare["seconds"] / bare["writes"]), 2
+            (converged["seconds"] / (converged["writes"] + agents)) / (bare["seconds"] / bare["writes"]), 2
         ),
     }
 
 
 @dataclass(frozen=True)
 class Bench:
+    agents: int
     kubeconfig: Path
     connection: Connection
     gateway: LiveGateway
@@ -84,17 +87,16 @@ class Bench:
             yield process
 
     async def converge(self, operator: OperatorProcess) -> dict[str, Any]:
-        """From the first agent's creation until all are observed and all their objects exist."""
+        """From the first agent's creation until all are ready and all their objects exist."""
         await _until(operator, lambda reading: reading.is_leading)
         before = await operator.now()
-        started = time.monotonic()
-        await _each(agent_names(), lambda name: self.gateway.create(agent(NAMESPACE, name)))
-        created = time.monotonic()
-        while not await self._is_complete():
-            if time.monotonic() - started > _DEADLINE_SECONDS:
-                raise RuntimeError(f"{AGENTS} agents were not complete after {_DEADLINE_SECONDS} s")
-            await asyncio.sleep(_COMPLETE_POLL_SECONDS)
-        ended = time.monotonic()
+        async with arrivals(self.gateway, NAMESPACE, kinds(self.template.objects("a", "b", "c"))) as arrived:
+            started = time.monotonic()
+            await _each(self.names(), lambda name: self.gateway.create(agent(NAMESPACE, name)))
+            created = time.monotonic()
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                await arrived.until(self.agents)
+            ended = time.monotonic()
         after = await _until_quiet(operator)
         return {
             "seconds": round(ended - started, 2),
@@ -102,7 +104,7 @@ class Bench:
             # Until it had nothing more to do: the controllers' answers come a little later.
             "cpu_seconds": round(after.cpu - before.cpu, 2),
             "writes": after.writes - before.writes,
-            "writes_per_agent": round((after.writes - before.writes) / AGENTS, 2),
+            "writes_per_agent": round((after.writes - before.writes) / self.agents, 2),
             "rss_peak_bytes": after.rss_peak,
         }
 
@@ -118,7 +120,9 @@ class Bench:
 
     async def restart(self, operator: OperatorProcess) -> dict[str, Any]:
         """From the process's start until it has decided upon every agent."""
-        settled = await _until(operator, lambda reading: reading.reconciles >= AGENTS and not reading.waiting)
+        settled = await _until(
+            operator, lambda reading: reading.reconciles >= self.agents and not reading.waiting
+        )
         quiet = await _until_quiet(operator)
         return {
             "seconds": round(settled.at - operator.started, 2),
@@ -130,13 +134,13 @@ class Bench:
     async def edit(self) -> dict[str, Any]:
         """One after the other: from the request that edits an agent to the event of its changed ConfigMap."""
         seconds: list[float] = []
-        edited = list(agent_names())
+        edited = list(self.names())
         async with changes(self.connection, NAMESPACE) as found:
             for number in range(EDITS):
                 text = f"You route request {number}."
                 arrival = found.expect(text)
                 started = time.monotonic()
-                await self.gateway.apply(agent(NAMESPACE, edited[number % AGENTS], text))
+                await self.gateway.apply(agent(NAMESPACE, edited[number % self.agents], text))
                 async with asyncio.timeout(_DEADLINE_SECONDS):
                     seconds.append(await arrival - started)
         return {
@@ -154,39 +158,41 @@ class Bench:
             for manifest in self.template.objects(name, BARE_NAMESPACE, owner["metadata"]["uid"]):
                 await self.gateway.apply(manifest)
 
-        await _each(agent_names(), create)
-        writes = AGENTS * (1 + len(self.template.objects("a", "b", "c")))
+        await _each(self.names(), create)
+        writes = self.agents * (1 + len(self.template.objects("a", "b", "c")))
         return {
             "seconds": round(time.monotonic() - started, 2),
             "cpu_seconds": round(time.process_time() - cpu, 2),
             "writes": writes,
-            "writes_per_agent": round(writes / AGENTS, 2),
+            "writes_per_agent": round(writes / self.agents, 2),
         }
 
-    async def _is_complete(self) -> bool:
-        """Every agent's status speaks of its present spec, and every kind of object is there for each."""
-        agents, _ = await self.gateway.list_all(AGENT, NAMESPACE)
-        if not all(
-            raw.get("status", {}).get("observedGeneration") == raw["metadata"]["generation"] for raw in agents
-        ):
-            return False
-        wanted = set(kinds(self.template.objects("a", "b", "c")))
-        for kind in OWNED:
-            if kind.kind not in wanted:
-                continue
-            found, _ = await self.gateway.list_all(kind, NAMESPACE)
-            if len({_agent_of(raw) for raw in found}) < AGENTS:
-                return False
-        return True
+    async def takeover(self) -> dict[str, Any]:
+        """From the leader's end, by SIGKILL and by SIGTERM, until the one that stood by leads."""
+        seconds: dict[str, Any] = {}
+        async with self.operator() as first, self.operator() as second, self.operator() as third:
+            leader, *others = await _first_leader(first, second, third)
+            for how in ("SIGKILL", "SIGTERM"):
+                await asyncio.gather(*(_until(other, lambda reading: reading.is_ready) for other in others))
+                started = time.monotonic()
+                leader.process.send_signal(signal.Signals[how])
+                leader, *others = await _first_leader(*others)
+                seconds[how] = round(time.monotonic() - started, 2)
+        return seconds
+
+    def names(self) -> Iterable[str]:
+        return (f"agent-{number:05}" for number in range(self.agents))
 
 
-def agent_names() -> Iterable[str]:
-    return (f"agent-{number:05}" for number in range(AGENTS))
-
-
-def _agent_of(raw: Raw) -> str:
-    name: str = raw["metadata"]["labels"][names.LABEL_AGENT]
-    return name
+async def _first_leader(*operators: OperatorProcess) -> list[OperatorProcess]:
+    """The one that leads, and after it the others."""
+    async with asyncio.timeout(_DEADLINE_SECONDS):
+        while True:
+            for operator in operators:
+                reading = await operator.read()
+                if reading is not None and reading.is_leading:
+                    return [operator, *(other for other in operators if other is not operator)]
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _each(items: Iterable[str], work: Callable[[str], Awaitable[object]]) -> None:

@@ -14,7 +14,7 @@ from evolving_operator.testing.simulation import Simulation
 Raw = dict[str, Any]
 
 # Allotted by the API server.
-_ALLOTTED = frozenset({"uid", "resourceVersion", "generation", "creationTimestamp"})
+_ALLOTTED = frozenset({"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"})
 
 
 def agent(namespace: str, name: str, instructions: str = "You route requests.") -> Raw:

@@ -31,6 +31,7 @@ class Reading:
     writes: int  # requests that change something, the Lease's left out, whatever their answer
     reconciles: int  # those that ended well
     waiting: int  # agents that wait for a worker
+    is_ready: bool  # its first lists are complete: it can take over
     is_leading: bool
 
 
@@ -48,11 +49,11 @@ class OperatorProcess:
                 f"the operator ended with {self.process.returncode}:\n{self.log.read_text()[-2000:]}"
             )
         try:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.get(f"http://127.0.0.1:{self.port}/metrics") as answer,
-            ):
-                text = await answer.text()
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{self.port}") as session:
+                async with session.get("/readyz") as answer:
+                    is_ready = answer.status == 200
+                async with session.get("/metrics") as answer:
+                    text = await answer.text()
         except aiohttp.ClientError:
             return None
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
@@ -73,6 +74,7 @@ class OperatorProcess:
             writes=total("api_requests_total", "verb", _WRITES),
             reconciles=total("reconciles_total", "result", frozenset({"success"})),
             waiting=total("queue_depth"),
+            is_ready=is_ready,
             is_leading=total("leader") == 1,
         )
 

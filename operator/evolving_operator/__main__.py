@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from evolving_operator.api.crd import write_crds
+from evolving_operator.cluster.connection import ConnectionSettingsError
 from evolving_operator.settings import Settings, SettingsError
 from evolving_operator.shell import logs
 from evolving_operator.shell.leader import LeadershipLostError
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs.configure(settings.log_level)
     try:
         asyncio.run(run(settings))
-    except LeadershipLostError as error:
+    except (LeadershipLostError, ConnectionSettingsError) as error:
         logger.error("stopping: %s", error)
         return 1
     except Exception:

@@ -20,9 +20,10 @@ class SettingsError(Exception):
 class Settings:
     images: Images
     namespaces: tuple[str, ...] = ()  # none: all of the cluster
+    label_selector: str = ""  # of the EvolvingAgents that are looked after; "": all
     workers: int = 8
     metrics_port: int = 9090
-    resync_seconds: int = 600
+    resync_seconds: int = 3600
     lease_namespace: str = "default"
     lease_name: str = "evolving-operator"
     lease_seconds: int = 15
@@ -42,9 +43,10 @@ class Settings:
             namespaces=tuple(
                 name.strip() for name in variable.text("NAMESPACES", "").split(",") if name.strip()
             ),
+            label_selector=variable.text("LABEL_SELECTOR", ""),
             workers=variable.number("WORKERS", 8, least=1),
             metrics_port=variable.number("METRICS_PORT", 9090, least=0),
-            resync_seconds=variable.number("RESYNC_SECONDS", 600, least=10),
+            resync_seconds=variable.number("RESYNC_SECONDS", 3600, least=10),
             lease_namespace=variable.text("LEASE_NAMESPACE", own_namespace),
             lease_name=variable.text("LEASE_NAME", "evolving-operator"),
             lease_seconds=variable.number("LEASE_SECONDS", 15, least=1),

@@ -111,11 +111,38 @@ def test_the_operators_pod_is_confined() -> None:
     }
 
 
-def test_standbys_come_with_a_disruption_budget() -> None:
-    assert render().all("PodDisruptionBudget") == []
-    rendered = render({"replicas": 2})
+def test_a_standby_comes_with_a_disruption_budget_and_wants_another_node() -> None:
+    rendered = render()
     assert rendered.one("Deployment")["spec"]["replicas"] == 2
     assert rendered.one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    selector = rendered.one("Deployment")["spec"]["selector"]["matchLabels"]
+    affinity = rendered.one("Deployment")["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (preferred,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert preferred["podAffinityTerm"]["labelSelector"]["matchLabels"] == selector
+
+    alone = render({"replicas": 1})
+    assert alone.all("PodDisruptionBudget") == []
+    assert "affinity" not in alone.one("Deployment")["spec"]["template"]["spec"]
+
+
+def test_releases_may_share_the_agents_by_their_labels() -> None:
+    first, second = (render({"labelSelector": f"shard={name}"}, release=name) for name in ("a", "b"))
+
+    assert environment(first)["EVOLVING_OPERATOR_LABEL_SELECTOR"] == "shard=a"
+    assert Settings.from_environment(environment(second)).label_selector == "shard=b"
+    leases = {environment(release)["EVOLVING_OPERATOR_LEASE_NAME"] for release in (first, second)}
+    assert len(leases) == 2
+
+
+def test_the_network_lets_metrics_in_and_the_operator_to_the_api_server() -> None:
+    assert render().all("NetworkPolicy") == []
+    rendered = render({"networkPolicy": {"enabled": True, "apiServerPorts": [6443]}})
+    policy = rendered.one("NetworkPolicy")["spec"]
+
+    assert policy["podSelector"] == rendered.one("Deployment")["spec"]["selector"]
+    assert policy["egress"] == [{"ports": [{"port": 6443, "protocol": "TCP"}]}]
+    (port,) = container(rendered)["ports"]
+    assert policy["ingress"] == [{"ports": [{"port": port["name"], "protocol": "TCP"}]}]
 
 
 def test_the_crds_are_those_that_the_models_give() -> None:
@@ -177,6 +204,8 @@ def test_agents_are_scraped_where_they_are_watched() -> None:
         ({"watchNamespaces": "bank"}, "/watchNamespaces"),
         ({"watchNamespaces": ["Bank"]}, "/watchNamespaces/0"),
         ({"logLevel": "loud"}, "/logLevel"),
+        ({"labelSelector": ["a"]}, "/labelSelector"),
+        ({"networkPolicy": {"apiServerPorts": [0]}}, "/networkPolicy/apiServerPorts/0"),
         ({"metrics": {"podMonitor": {"interval": "often"}}}, "/metrics/podMonitor/interval"),
         ({"crds": {"instal": True}}, "instal"),
     ],

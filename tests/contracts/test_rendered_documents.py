@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from evolving_agent.contract.config import CONFIG_KEY, AgentConfigFile
 from evolving_agent.contract.learning import LEARNING_KEY, LearningConfig
 from evolving_operator.api import names
 from evolving_operator.api.crd import structural_schema
-from evolving_operator.api.models import EvolvingAgentSpec
+from evolving_operator.api.models import Agent, EvolvingAgentSpec
 from evolving_operator.core.render import render_learning_config
 from support.cluster import REPOSITORY
 from support.golden import CASES, build_all, context_of
 
-EXAMPLES = sorted((REPOSITORY / "examples").glob("*.yaml"))
+EXAMPLES = sorted((REPOSITORY / "examples").rglob("*.yaml"))
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -48,11 +49,25 @@ def test_there_are_examples_of_agents() -> None:
     }
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_an_example_fits_the_schema_with_no_unknown_field(path: Path) -> None:
     for agent in agents(path):
         jsonschema.validate(agent["spec"], closed(structural_schema(EvolvingAgentSpec)))
         EvolvingAgentSpec.model_validate(agent["spec"])
+
+
+def test_the_tools_that_the_documentation_shows_are_valid() -> None:
+    schema = closed(structural_schema(EvolvingAgentSpec)["properties"]["agent"])
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "tools.md").read_text(), re.DOTALL)
+    shown = [yaml.safe_load(block) for block in blocks]
+
+    assert {tool["type"] for block in shown if isinstance(block, list) for tool in block} == set(
+        schema["properties"]["tools"]["items"]["properties"]["type"]["enum"]
+    )
+    for block in shown:
+        agent = {"instructions": "Help."} | ({"tools": block} if isinstance(block, list) else block)
+        jsonschema.validate(agent, schema)
+        Agent.model_validate(agent)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -185,6 +185,13 @@ def _say(decision: str) -> Happening:
     return happen
 
 
+def _edit_service(chronicle: Chronicle) -> None:
+    service = chronicle.world.cluster.get("Service", "support")
+    if service is not None:
+        service["spec"]["selector"] = {"app": "other"}
+        chronicle.world.cluster.put(service)
+
+
 def _lose_child(kind: str) -> Happening:
     def happen(chronicle: Chronicle) -> None:
         for raw in chronicle.world.cluster.all(kind):
@@ -208,6 +215,10 @@ HAPPENINGS: dict[str, Happening] = {
     "unpin": _edit(rollout={"bakeSeconds": 60}),
     "manual": _edit(rollout={"approval": "Manual"}),
     "shadow": _edit(rollout={"shadow": {"durationSeconds": 120}}),
+    "canary": _edit(rollout={"canary": {"steps": [{"percent": 20, "pauseSeconds": 60}, {"percent": 60}]}}),
+    "no training": _edit(training=None),
+    "other suites": _edit(evaluation={"suites": [{"name": "holdout", "minSamples": 20}]}),
+    "foreign edit": _edit_service,
     "approve": _say("Approved"),
     "reject": _say("Rejected"),
     "suspend": _edit(suspend=True),

@@ -82,7 +82,7 @@ class ApiClient:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=64, ssl=self.target.tls),
-            timeout=aiohttp.ClientTimeout(total=30, sock_connect=5),
+            timeout=aiohttp.ClientTimeout(total=30),
             read_bufsize=_EVENT_BYTES,
         )
         return self

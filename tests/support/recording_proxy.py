@@ -164,22 +164,26 @@ class RecordingProxy:
             if answer.status < 300 and self.leading_since is None:
                 self.leading_since = time.monotonic()
             return answer
-        index, target = len(self.writes), _target(request.method, request.path, await request.read())
-        self.writes.append(Write(request.method, target))
+        target = _target(request.method, request.path, await request.read())
+        # What is under way when counting begins again is still written down where it was counted.
+        writes, index = self.writes, len(self.writes)
+        writes.append(Write(request.method, target))
         strike = next((point.strike for point in self.points if point.index == index), None)
-        strike = self.targets.pop(str(self.writes[index]), strike)
+        strike = self.targets.pop(str(writes[index]), strike)
         if strike is not None:
             self.struck.append(Point(index, strike))
         self.under_way += 1
         try:
-            return await self._struck(request, index, strike)
+            return await self._struck(request, writes, index, strike)
         finally:
             self.under_way -= 1
             self.last_write_at = time.monotonic()
             if strike is not None:
                 self.struck_at = self.last_write_at
 
-    async def _struck(self, request: web.Request, index: int, strike: Strike | None) -> web.Response:
+    async def _struck(
+        self, request: web.Request, writes: list[Write], index: int, strike: Strike | None
+    ) -> web.Response:
         if strike in _REFUSED:
             return _refusal(strike)
         if strike is Strike.KILL_BEFORE:
@@ -188,7 +192,7 @@ class RecordingProxy:
             return _dropped(request)
         # Shielded: what has been sent takes effect, whether or not somebody waits for the answer.
         answer = await asyncio.shield(self._ask(request))
-        self.writes[index] = Write(request.method, self.writes[index].target, answer.status)
+        writes[index] = Write(request.method, writes[index].target, answer.status)
         match strike:
             case Strike.KILL_AFTER:
                 self.kill()

@@ -121,13 +121,13 @@ def test_a_union_names_the_variants_of_each_field() -> None:
     rules = {rule["message"]: rule["rule"] for rule in tool["x-kubernetes-validations"]}
 
     assert tool["required"] == ["type", "name"]
-    assert tool["properties"]["type"]["enum"] == ["BuiltIn", "HTTP", "MCP"]
-    assert (
-        rules["url is required when type is HTTP or MCP"]
-        == "!(self.type in ['HTTP', 'MCP']) || has(self.url)"
-    )
+    assert tool["properties"]["type"]["enum"] == ["BuiltIn", "HTTP", "MCP", "Module"]
+    assert rules["url is required when type is MCP"] == "!(self.type in ['MCP']) || has(self.url)"
     assert rules["description is only for type HTTP"] == "self.type in ['HTTP'] || !has(self.description)"
     assert "default" not in tool["properties"]["timeoutSeconds"]
-    assert tool["properties"]["timeoutSeconds"]["description"].endswith(
-        "30 if absent. Only for HTTP and MCP."
+    assert tool["properties"]["timeoutSeconds"]["description"].endswith("30 if absent.")
+    assert tool["properties"]["headers"]["description"].endswith("Only for HTTP and MCP.")
+    # a variant's own rules hold for its objects only
+    assert rules["an OpenAPI document from a ConfigMap needs url, the base of its paths"].startswith(
+        "self.type != 'HTTP' || ("
     )

@@ -5,7 +5,7 @@ them. No deletion of what the garbage collector deletes with its agent.
 {{- define "evolving-agents.rules" -}}
 - apiGroups: [evolvingagents.io]
   resources: [evolvingagents]
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 - apiGroups: [evolvingagents.io]
   resources: [agentrevisions]
   verbs: [list, watch, create, delete]
@@ -16,7 +16,10 @@ them. No deletion of what the garbage collector deletes with its agent.
   resources: [evolvingagents/finalizers] # to own objects whose deletion an agent's waits for
   verbs: [update]
 - apiGroups: [""]
-  resources: [configmaps, persistentvolumeclaims, serviceaccounts, services]
+  resources: [configmaps] # deletes what is owed to a provider, once it is paid
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims, serviceaccounts, services]
   verbs: [list, watch, create, patch]
 - apiGroups: [apps]
   resources: [deployments]

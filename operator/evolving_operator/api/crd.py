@@ -145,6 +145,10 @@ class _Translation:
                 for rule in _union_rules(name, discriminator, variants)
             ],
         }
+        for value, variant in variants.items():
+            for rule in variant.get(_VALIDATIONS, ()):  # a variant's own rules hold for its objects only
+                guarded = f"self.{discriminator} != '{value}' || ({rule['rule']})"
+                flattened[_VALIDATIONS].append(rule | {"rule": guarded})
         flattened["properties"][discriminator]["enum"] = list(variants)
         return flattened
 

@@ -10,14 +10,18 @@ from pydantic import Field
 
 from evolving_agent.contract.base import Document, Rule, rules
 from evolving_agent.contract.config import (
-    Endpoint,
+    Limits,
     MemoryType,
+    Pricing,
     Reflection,
+    ServingEndpoint,
+    Sessions,
     Specialist,
-    Tool,
     ToolUseBehavior,
 )
 from evolving_agent.contract.learning import Curation, Evaluation, Training
+from evolving_agent.contract.refs import HTTP_URL
+from evolving_agent.contract.tools import Tool
 from evolving_operator.api.pod_template import PodTemplate
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # RFC 3339, UTC, seconds
@@ -28,7 +32,7 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # 
 
 class Model(Document):
     base: str = Field(min_length=1, max_length=256, description="The model before any training.")
-    endpoint: Endpoint = Field(default=Endpoint(), description="Where the model is served.")
+    endpoint: ServingEndpoint = Field(default=ServingEndpoint(), description="Where the model is served.")
     max_output_tokens: int | None = Field(
         default=None, ge=1, le=131_072, description="Upper bound of tokens of one answer of the model."
     )
@@ -38,6 +42,15 @@ class Model(Document):
         le=200,
         description="Sampling temperature in hundredths; the server's default if absent.",
     )
+    pricing: Pricing | None = Field(
+        default=None, description="What the model's tokens cost: pods then count what they spend."
+    )
+    trained_pricing: Pricing | None = Field(
+        default=None, description="The same for models trained from it; as the base model if absent."
+    )
+
+    def pricing_of(self, model_id: str) -> Pricing | None:
+        return self.pricing if model_id == self.base else self.trained_pricing or self.pricing
 
 
 class AgentMemory(Document):
@@ -61,7 +74,7 @@ class Agent(Document):
     specialists: tuple[Specialist, ...] = Field(
         default=(),
         max_length=16,
-        description="Agents to which this one hands a conversation over.",
+        description="Agents to which this one hands a conversation over, or that it asks.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     tool_use_behavior: ToolUseBehavior = Field(
@@ -70,6 +83,12 @@ class Agent(Document):
         "with the tool's result.",
     )
     memory: AgentMemory = Field(default=AgentMemory(), description="Long-term memory.")
+    sessions: Sessions = Field(
+        default=Sessions(),
+        description="Conversations that the agent keeps for its clients. They lie beside the memory; without "
+        "memory there are none.",
+    )
+    limits: Limits = Field(default=Limits(), description="What one pod takes on.")
     reflection: Reflection = Field(default=Reflection(), description="How the agent reflects on its runs.")
     pod_template: PodTemplate = Field(
         default=PodTemplate(), description="What users add to the agent's pods."
@@ -81,15 +100,13 @@ class AccessMode(StrEnum):
     READ_WRITE_MANY = "ReadWriteMany"
 
 
+_DEFAULT_SIZE = "10Gi"
+
+
 class StorageVolume(Document):
     """What a PersistentVolumeClaim lets nobody change is refused here, by name, instead of failing later."""
 
     model_config = rules(
-        Rule(
-            "quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
-            "size: a volume can grow but not shrink",
-            ".size",
-        ),
         Rule(
             "self.accessModes == oldSelf.accessModes",
             "accessModes is immutable: create another agent for another kind of volume",
@@ -104,7 +121,7 @@ class StorageVolume(Document):
     )
 
     size: str = Field(
-        default="10Gi",
+        default=_DEFAULT_SIZE,
         pattern=r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$",
         max_length=20,
         description="Requested size.",
@@ -121,8 +138,98 @@ class StorageVolume(Document):
     )
 
 
+class SecretRef(Document):
+    name: str = Field(min_length=1, max_length=253, description="Name of a Secret in the agent's namespace.")
+
+
+class ObjectStorage(Document):
+    """An S3 bucket. Experience is buffered on the pods' own disks and is in the bucket seconds later."""
+
+    model_config = rules(
+        Rule(
+            "self.bucket == oldSelf.bucket && has(self.prefix) == has(oldSelf.prefix) "
+            "&& (!has(self.prefix) || self.prefix == oldSelf.prefix)",
+            "bucket and prefix are immutable: create another agent for another place",
+            ".bucket",
+        ),
+    )
+
+    bucket: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", max_length=63, description="Name of the bucket."
+    )
+    prefix: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9!_.*()-]+(/[A-Za-z0-9!_.*()-]+)*$",
+        max_length=512,
+        description="Folder within the bucket; the agent's own is <prefix>/<namespace>/<name>.",
+    )
+    endpoint: str | None = Field(
+        default=None,
+        pattern=HTTP_URL,
+        max_length=2048,
+        description="URL of an S3 server; AWS's own if absent.",
+    )
+    region: str = Field(default="us-east-1", min_length=1, max_length=64, description="Region of the bucket.")
+    credentials_secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Absent: what the "
+        "pods' environment or their node's identity gives.",
+    )
+
+
 class Storage(Document):
-    volume: StorageVolume = Field(default=StorageVolume(), description="A PersistentVolumeClaim.")
+    """Where experience, datasets and the state of runs are kept: a volume, or an object store."""
+
+    model_config = rules(
+        Rule(
+            "!has(self.volume) || !has(self.objectStore)",
+            "choose volume or objectStore, not both",
+            ".objectStore",
+        ),
+        Rule(
+            "has(self.objectStore) == has(oldSelf.objectStore)",
+            "an agent's experience does not move between a volume and an object store: create another agent",
+            ".objectStore",
+        ),
+        Rule(
+            "has(self.volume) == has(oldSelf.volume) || [self, oldSelf].all(storage, !has(storage.volume) "
+            "|| (storage.volume.accessModes == ['ReadWriteOnce'] && !has(storage.volume.storageClassName)))",
+            "of a volume that was made by default, only the size can be changed",
+            ".volume",
+        ),
+        Rule(
+            f"quantity(has(self.volume) ? self.volume.size : '{_DEFAULT_SIZE}').compareTo("
+            f"quantity(has(oldSelf.volume) ? oldSelf.volume.size : '{_DEFAULT_SIZE}')) >= 0",
+            "volume.size: a volume can grow but not shrink",
+            ".volume",
+        ),
+    )
+
+    volume: StorageVolume | None = Field(
+        default=None, description="A PersistentVolumeClaim: the default, where there is no objectStore."
+    )
+    object_store: ObjectStorage | None = Field(
+        default=None,
+        description="A bucket of an S3-compatible object store. Memory that needs a disk is not kept there.",
+    )
+
+    @property
+    def claim(self) -> StorageVolume | None:
+        """The volume as it is asked for; None where there is an object store instead."""
+        return None if self.object_store is not None else self.volume or StorageVolume()
+
+
+class AgentTraining(Training):
+    pod_template: PodTemplate | None = Field(
+        default=None,
+        description="What users add to the pods of training Jobs (accelerators, tolerations, memory); "
+        "agent.podTemplate if absent. The container's name is job.",
+    )
+
+    @property
+    def for_jobs(self) -> Training:
+        """Without what the Job itself has no use for."""
+        return Training(**{name: getattr(self, name) for name in Training.model_fields})
 
 
 class Shadow(Document):
@@ -131,6 +238,33 @@ class Shadow(Document):
     )
     duration_seconds: int = Field(
         default=3600, ge=1, le=604_800, description="How long it answers unseen before it goes on."
+    )
+
+
+class CanaryStep(Document):
+    percent: int = Field(
+        ge=1, le=99, description="Share of the conversations that the candidate answers in this step."
+    )
+    pause_seconds: int = Field(
+        default=300, ge=1, le=604_800, description="How long the step lasts before the next one."
+    )
+
+
+class Canary(Document):
+    model_config = rules(
+        Rule(
+            "self.steps.map(step, step.percent).isSorted() "
+            "&& self.steps.all(step, self.steps.exists_one(other, other.percent == step.percent))",
+            "steps: each percent must be larger than the one before",
+            ".steps",
+        )
+    )
+
+    steps: tuple[CanaryStep, ...] = Field(
+        min_length=1,
+        max_length=10,
+        description="One after the other; after the last one all pods are replaced.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
 
 
@@ -156,6 +290,10 @@ class Rollout(Document):
     shadow: Shadow | None = Field(
         default=None, description="Let the candidate answer live requests unseen before it is promoted."
     )
+    canary: Canary | None = Field(
+        default=None,
+        description="Let the candidate answer a growing share of the conversations before it is promoted.",
+    )
     bake_seconds: int = Field(
         default=600, ge=0, le=604_800, description="Time between promotion and its validation's last word."
     )
@@ -180,11 +318,18 @@ class EvolvingAgentSpec(Document):
     model_config = rules(
         Rule(
             "self.agent.memory.type != 'SQLite' "
+            "|| !has(self.storage.volume) "
             "|| !self.storage.volume.accessModes.exists(mode, mode == 'ReadWriteMany')",
             "agent.memory.type: SQLite needs a volume that is ReadWriteOnce (set storage.volume.accessModes "
             "to [ReadWriteOnce], or agent.memory.type to Disabled)",
             ".agent.memory.type",
-        )
+        ),
+        Rule(
+            "self.agent.memory.type != 'SQLite' || !has(self.storage.objectStore)",
+            "agent.memory.type: SQLite needs a volume, and storage is an object store (set agent.memory.type "
+            "to Disabled)",
+            ".agent.memory.type",
+        ),
     )
 
     suspend: bool = Field(default=False, description="Stops learning; the agent keeps serving.")
@@ -194,7 +339,7 @@ class EvolvingAgentSpec(Document):
     curation: Curation | None = Field(
         default=None, description="Turns experience into a dataset. Absent: nothing is curated."
     )
-    training: Training | None = Field(
+    training: AgentTraining | None = Field(
         default=None, description="Turns a dataset into a candidate. Absent: nothing is trained."
     )
     evaluation: Evaluation = Field(default=Evaluation(), description="How a candidate is proven.")
@@ -203,7 +348,9 @@ class EvolvingAgentSpec(Document):
         default=10, ge=0, le=1000, description="Revisions kept beside active, previous and candidate."
     )
     deletion_policy: DeletionPolicy = Field(
-        default=DeletionPolicy.RETAIN, description="What becomes of the volume when the agent is deleted."
+        default=DeletionPolicy.RETAIN,
+        description="What becomes of the volume, and of the jobs, models and files at a training provider, "
+        "when the agent is deleted.",
     )
 
 
@@ -311,6 +458,7 @@ class VerdictStatus(SuiteNumbers):
 
 class RolloutStep(StrEnum):
     SHADOW = "Shadow"
+    CANARY = "Canary"
     RESTART = "Restart"
     BAKE = "Bake"
     DONE = "Done"
@@ -322,12 +470,15 @@ class RolloutStatus(Document):
 
     revision: str = Field(description="The revision that is on its way.")
     step: RolloutStep = Field(
-        description="Shadow (answers unseen), Restart (pods are replaced), Bake (validated and watched), "
-        "Done, or RolledBack."
+        description="Shadow (answers unseen), Canary (answers a share), Restart (pods are replaced), Bake "
+        "(validated and watched), Done, or RolledBack."
     )
+    percent: int | None = Field(default=None, description="The candidate's share in a shadow or a canary.")
     since: Timestamp = Field(description="When this step began.")
-    generation: int | None = Field(
-        default=None, description="Generation of the agent's spec that the step's deadline counts from."
+    template: str | None = Field(
+        default=None,
+        description="Hash of the pod template that the step is about: when the spec changes it, the step's "
+        "time counts anew.",
     )
     reason: str = Field(default="", description="Why it is in this step, in CamelCase.")
     message: str = Field(default="", description="Why it is in this step, in words.")

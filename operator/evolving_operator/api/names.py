@@ -27,6 +27,11 @@ MANAGED_BY: Final = "evolving-operator"
 
 ANNOTATION_APPLIED_HASH: Final = f"{GROUP}/applied-hash"  # of the whole desired object, on every child
 ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"  # the stamp: in the pod template
+ANNOTATION_REPLICAS: Final = f"{GROUP}/replicas"  # on the Deployment: the agent's, when it was last applied
+ANNOTATION_BASE: Final = f"{GROUP}/base-model"  # on training Jobs
+ANNOTATION_SUITES: Final = f"{GROUP}/suites"  # on evaluation and validation Jobs: digest of what they ask
+ANNOTATION_AGENT_UID: Final = f"{GROUP}/agent-uid"  # on a debt: whose it is
+ANNOTATION_RETRY_AT: Final = f"{GROUP}/retry-at"  # on a debt: not before
 ANNOTATION_RUN: Final = f"{GROUP}/run"  # on the agent: "<verb>" or "<verb>:<nonce>"
 ANNOTATION_RUN_ID: Final = f"{GROUP}/run-id"
 
@@ -35,6 +40,7 @@ COMPONENT_CURATE: Final = "curate"
 COMPONENT_FINETUNE: Final = "finetune"
 COMPONENT_EVALUATE: Final = "evaluate"
 COMPONENT_VALIDATE: Final = "validate"
+COMPONENT_RELEASE: Final = "release"
 
 CONTAINER_AGENT: Final = "agent"
 CONTAINER_JOB: Final = "job"
@@ -106,6 +112,15 @@ def evaluate_job(revision: str, attempt: str) -> str:
 def validate_job(revision: str) -> str:
     agent, _, tail = revision.rpartition("-")
     return f"{agent}-validate-{tail}"
+
+
+def provider_debt(agent: str, uid: str) -> str:
+    """The ConfigMap that outlives this very agent, until its provider has forgotten it."""
+    return f"{agent}-provider-{digest(uid)}"
+
+
+def release_job(agent: str, uid: str) -> str:
+    return f"{agent}-release-{digest(uid)}"
 
 
 def revision(agent: str, base: str, dataset_digest: str, method: str, hyperparameters: object) -> str:

@@ -18,6 +18,9 @@ MERGED_BY: Final = {
     "initContainers": "name",
     "ports": "containerPort",
     "topologySpreadConstraints": "topologyKey",
+    "volumeDevices": "devicePath",
+    "schedulingGates": "name",
+    "resourceClaims": "name",
 }
 # … and whose elements replace each other: a variable or a volume with two sources would be refused.
 REPLACED_BY: Final = {
@@ -95,8 +98,8 @@ class PodTemplate(Document):
     spec: dict[str, Any] = Field(
         default={},
         description="Fields of a pod, merged into those of the serving pods and of the Jobs' pods as a "
-        "strategic merge would: maps are merged, containers, env and volumes go by name, tolerations are "
-        "appended, null takes away. What the operator sets itself (image, args, its own variables and "
-        "mounts) stays.",
+        "strategic merge would: maps are merged, containers, env and volumes go by name, other lists are "
+        "replaced, null takes away, and so do $patch: delete and replace. What the operator sets itself "
+        "(image, args, its own variables and mounts) stays.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "properties": _POD},
     )

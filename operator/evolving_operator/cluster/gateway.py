@@ -17,6 +17,10 @@ class Gateway(Protocol):
         """Server-side apply of the whole object, taking over fields that others have set."""
         ...
 
+    async def overwrite(self, manifest: Manifest) -> Raw:
+        """Merge patch: each list becomes the manifest's, without what others have added to it."""
+        ...
+
     async def apply_status(self, manifest: Manifest) -> Raw:
         """Server-side apply of the status. Conflict where `metadata.resourceVersion` is outdated."""
         ...

@@ -1,22 +1,18 @@
-"""The API server itself: a thin transport on the `kubernetes` package's configuration."""
+"""The API server itself: a thin transport over HTTP."""
 
 from __future__ import annotations
 
-import inspect
-import json
-import os
-import ssl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-from kubernetes.aio import config as kubernetes_config
-from kubernetes.aio.client import Configuration
+import msgspec
 
 from evolving_operator.api import names
+from evolving_operator.cluster.connection import Connection
+from evolving_operator.cluster.credentials import CredentialsError
 from evolving_operator.cluster.errors import (
     AlreadyExists,
     ClusterError,
@@ -27,6 +23,7 @@ from evolving_operator.cluster.errors import (
     Unavailable,
 )
 from evolving_operator.cluster.kinds import Kind, kind_of
+from evolving_operator.cluster.records import Page, parse_page
 from evolving_operator.core.plan import Manifest, ObjectRef
 
 Raw = dict[str, Any]
@@ -34,78 +31,11 @@ Raw = dict[str, Any]
 RequestObserver = Callable[[str, str, float], None]
 
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
+_MERGE = "application/merge-patch+json"
 _JSON = "application/json"
-_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_SECONDS = 30.0  # for one request
+_CONNECT_SECONDS = 5.0
 _LIST_CHUNK = 500
-_CONNECTIONS = 32
-
-
-@dataclass(frozen=True)
-class Connection:
-    """Where the API server is and how it knows us, whoever asks: the gateway, or the watches."""
-
-    configuration: Configuration
-
-    @staticmethod
-    async def load() -> Connection:
-        """The Pod's own ServiceAccount or, outside a cluster, the kubeconfig that $KUBECONFIG names."""
-        configuration = Configuration()
-        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
-            kubernetes_config.load_incluster_config(  # type: ignore[no-untyped-call]
-                client_configuration=configuration
-            )
-        else:
-            await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
-                client_configuration=configuration
-            )
-        return Connection(configuration)
-
-    @property
-    def server(self) -> str:
-        return str(self.configuration.host)
-
-    @property
-    def ca_path(self) -> str | None:
-        return self.configuration.ssl_ca_cert or None
-
-    @property
-    def certificate_path(self) -> str | None:
-        return self.configuration.cert_file or None
-
-    @property
-    def private_key_path(self) -> str | None:
-        return self.configuration.key_file or None
-
-    @property
-    def is_insecure(self) -> bool:
-        return not self.configuration.verify_ssl
-
-    async def authorization(self) -> tuple[str, str] | None:
-        """Scheme and credentials of now: a projected token is renewed under us, and read again in time."""
-        configuration = self.configuration
-        if configuration.refresh_api_key_hook is not None:
-            renewed = configuration.refresh_api_key_hook(configuration)
-            if inspect.isawaitable(renewed):
-                await renewed
-        token = configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization")
-        if token:
-            return "Bearer", token.split()[-1]
-        if configuration.username and configuration.password:
-            scheme, _, value = aiohttp.encode_basic_auth(
-                configuration.username, configuration.password
-            ).partition(" ")
-            return scheme, value
-        return None
-
-    def tls_context(self) -> ssl.SSLContext:
-        """Trusts the cluster's CA, and shows the client certificate where the kubeconfig has one."""
-        context = ssl.create_default_context(cafile=self.ca_path)
-        if self.certificate_path:
-            context.load_cert_chain(self.certificate_path, self.private_key_path)
-        if self.is_insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
 
 
 class LiveGateway:
@@ -117,15 +47,7 @@ class LiveGateway:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        is_tls = self._connection.server.startswith("https")
-        connector = aiohttp.TCPConnector(
-            limit=_CONNECTIONS, ssl=self._connection.tls_context() if is_tls else False
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=_TIMEOUT,
-            headers={"User-Agent": names.FIELD_MANAGER, "Accept": _JSON},
-        )
+        self._session = self._connection.session(seconds=_SECONDS)
         return self
 
     async def __aexit__(
@@ -136,6 +58,16 @@ class LiveGateway:
 
     async def apply(self, manifest: Manifest) -> Raw:
         return await self._patch("apply", manifest, None)
+
+    async def overwrite(self, manifest: Manifest) -> Raw:
+        kind, metadata = kind_of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
+        path, query = (
+            kind.path(metadata["namespace"], metadata["name"]),
+            {"fieldManager": names.FIELD_MANAGER},
+        )
+        return await self._request(
+            "overwrite", "PATCH", path, query=query, body=manifest, content_type=_MERGE
+        )
 
     async def apply_status(self, manifest: Manifest) -> Raw:
         return await self._patch("apply_status", manifest, "status")
@@ -157,9 +89,7 @@ class LiveGateway:
 
     async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
         items: list[Raw] = []
-        query = {"limit": str(_LIST_CHUNK)}
-        if kind.selector:
-            query["labelSelector"] = kind.selector
+        query = _selection(kind) | {"limit": str(_LIST_CHUNK)}
         while True:
             page = await self._request("list", "GET", kind.path(namespace), query=query)
             for item in page["items"]:
@@ -167,6 +97,43 @@ class LiveGateway:
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
                 return items, page["metadata"]["resourceVersion"]
+
+    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
+        """Of `list_all`, parsed for the cache."""
+        query = _selection(kind) | {"limit": str(_LIST_CHUNK), "continue": following}
+        text = await self._ask("list", "GET", kind.path(namespace), query=query)
+        try:
+            return parse_page(kind, text)
+        except msgspec.DecodeError as error:
+            raise Unavailable(f"list {kind.path(namespace)}: {error}") from error
+
+    async def lines(
+        self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float
+    ) -> AsyncIterator[bytes]:
+        """Watch from the version on, for `seconds`. Unavailable where nothing comes for `silent` of them."""
+        path = kind.path(namespace)
+        query = _selection(kind) | {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silent)
+        rest = b""
+        try:
+            async with self._opened.get(
+                self._connection.server + path, params=query, timeout=timeout, headers={"Accept": _JSON}
+            ) as response:
+                if response.status >= 400:
+                    raise translated(
+                        f"watch {path}", response.status, await response.read(), response.headers
+                    )
+                async for chunk in response.content.iter_any():
+                    *complete, rest = (rest + chunk).split(b"\n")
+                    for line in complete:
+                        yield line
+        except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
+            raise Unavailable(f"watch {path}: {error or type(error).__name__}") from error
 
     async def read(self, kind: Kind, namespace: str, name: str) -> Raw:
         return await self._request("read", "GET", kind.path(namespace, name))
@@ -182,6 +149,12 @@ class LiveGateway:
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
         return await self._request(verb, "PATCH", path, query=query, body=manifest, content_type=_APPLY)
 
+    @property
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the gateway is used outside its `async with` block")
+        return self._session
+
     async def _request(
         self,
         verb: str,
@@ -192,35 +165,52 @@ class LiveGateway:
         body: Raw | None = None,
         content_type: str = _JSON,
     ) -> Raw:
-        if self._session is None:
-            raise RuntimeError("the gateway is used outside its `async with` block")
-        headers = {"Content-Type": content_type}
-        if (credentials := await self._connection.authorization()) is not None:
-            headers["Authorization"] = " ".join(credentials)
+        text = await self._ask(verb, method, path, query=query, body=body, content_type=content_type)
+        try:
+            answer: Raw = msgspec.json.decode(text)
+        except msgspec.DecodeError as error:
+            raise Unavailable(f"{method} {path}: {error}") from error
+        return answer
+
+    async def _ask(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Raw | None = None,
+        content_type: str = _JSON,
+    ) -> bytes:
+        """The answer's body. Raises ClusterError."""
+        headers = {"Content-Type": content_type, "Accept": _JSON}
         started, code = time.monotonic(), "error"
         try:
-            async with self._session.request(
+            async with self._opened.request(
                 method,
                 self._connection.server + path,
                 params=query,
-                data=None if body is None else json.dumps(body),
+                data=None if body is None else msgspec.json.encode(body),
                 headers=headers,
             ) as response:
                 code, payload = str(response.status), await response.read()
                 if response.status >= 400:
                     raise translated(f"{method} {path}", response.status, payload, response.headers)
-                answer: Raw = json.loads(payload)
-                return answer
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                return payload
+        except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
             raise Unavailable(f"{method} {path}: {error or type(error).__name__}") from error
         finally:
             self._observe(verb, code, time.monotonic() - started)
 
 
+def _selection(kind: Kind) -> dict[str, str]:
+    return {"labelSelector": kind.selector} if kind.selector else {}
+
+
 def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterError:
     """The error that an HTTP answer means. `payload` is a metav1.Status, or whatever a proxy sent."""
     try:
-        status = json.loads(payload)
+        status = msgspec.json.decode(payload)
         message, reason = status.get("message", ""), status.get("reason", "")
         details = status.get("details") or {}
     except (ValueError, AttributeError):

@@ -5,7 +5,7 @@ The name is a digest of the transition, so that a decision that is taken twice a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evolving_agent.contract.base import digest
@@ -14,14 +14,16 @@ from evolving_operator.api.models import (
     Condition,
     ConditionStatus,
     EvolvingAgentStatus,
+    RolloutStatus,
     RolloutStep,
     RunState,
 )
 from evolving_operator.core.conditions import condition
-from evolving_operator.core.observed import ObservedAgent
+from evolving_operator.core.observed import Child, ObservedAgent
 from evolving_operator.core.plan import Create, Manifest
 
 _MAX_NOTE = 1000
+_MAX_FIELDS = 5
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,17 @@ def event(agent: ObservedAgent, announcement: Announcement, now: str) -> Create:
         },
     }
     return Create(manifest)
+
+
+def drift_corrected(kind: str, name: str, fields: Sequence[str], child: Child) -> Announcement:
+    """Somebody else changed a child of the agent, and it was set back."""
+    what = ", ".join(fields[:_MAX_FIELDS]) + (" and more" if len(fields) > _MAX_FIELDS else "")
+    who = f" (written to by {child.writers})" if child.writers else ""
+    note = (
+        f"{kind} {name}: {what} was changed by somebody else{who} and is set back. Change the EvolvingAgent "
+        "instead: spec.agent.podTemplate holds what is added to pods."
+    )
+    return Announcement("DriftCorrected", note, "Correct", (kind, name, child.resource_version), warning=True)
 
 
 def _served(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
@@ -126,11 +139,21 @@ def _training_key(status: EvolvingAgentStatus) -> str:
 
 def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
     old, new = before.rollout, after.rollout
-    if new is None or (old is not None and (old.revision, old.step) == (new.revision, new.step)):
+    if new is None or (old is not None and _place(old) == _place(new)):
         return
     key = (new.revision, new.step, old.since if old else "")
     if new.step is RolloutStep.SHADOW:
         yield Announcement("ShadowStarted", new.message, "Shadow", key)
+    elif new.step is RolloutStep.CANARY:
+        yield Announcement("CanaryStep", new.message, "Canary", (*key, str(new.percent)))
+    elif new.step is RolloutStep.ROLLED_BACK and old is not None and old.step is RolloutStep.CANARY:
+        yield Announcement(
+            "CanaryAborted",
+            f"{new.revision} answers no conversations any more. {new.reason}: {new.message}",
+            "RollBack",
+            key,
+            warning=True,
+        )
     elif new.step is RolloutStep.BAKE:
         yield Announcement(
             "RolledOut", f"All serving pods run {new.revision}; it is being validated.", "RollOut", key
@@ -145,6 +168,10 @@ def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterato
         )
 
 
+def _place(rollout: RolloutStatus) -> tuple[str, str, int | None]:
+    return rollout.revision, rollout.step, rollout.percent
+
+
 def _runs(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
     for what, action, old, new in (
         ("Curation", "Curate", before.curation, after.curation),
@@ -152,12 +179,14 @@ def _runs(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[A
     ):
         if new is None or (old is not None and (old.job, old.state) == (new.job, new.state)):
             continue
-        note = f"{what} {new.job} has begun."
-        if new.state is not RunState.RUNNING:
-            note = f"{what} {new.job}: {new.reason}. {new.message}"
+        if old is None or old.job != new.job:  # its end may be the first that is seen of it
+            key = (new.job, RunState.RUNNING)
+            yield Announcement(f"{what}Started", f"{what} {new.job} has begun.", action, key)
+        if new.state is RunState.RUNNING:
+            continue
+        note = f"{what} {new.job}: {new.reason}. {new.message}"
         is_failure = new.state is RunState.FAILED
-        reason = f"{what}{'Started' if new.state is RunState.RUNNING else new.state}"
-        yield Announcement(reason, note, action, (new.job, new.state), warning=is_failure)
+        yield Announcement(f"{what}{new.state}", note, action, (new.job, new.state), warning=is_failure)
 
 
 def _conditions(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:

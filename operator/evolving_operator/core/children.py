@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from evolving_agent.contract.config import AgentConfig, AgentConfigFile, Traffic, TrafficShare
 from evolving_operator.api import names
-from evolving_operator.api.models import RolloutStep
+from evolving_operator.api.models import DeletionPolicy, RolloutStep
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.config_map import build_config_map
 from evolving_operator.core.builders.cron_job import build_curation_cron_job, build_training_cron_job
+from evolving_operator.core.builders.debt import build_provider_debt, owes_provider
 from evolving_operator.core.builders.disruption_budget import build_disruption_budget
 from evolving_operator.core.builders.service import build_service
 from evolving_operator.core.builders.service_account import build_service_account
 from evolving_operator.core.builders.store_claim import build_store_claim
-from evolving_operator.core.observed import Child
+from evolving_operator.core.observed import Child, Correction, Refusal
+from evolving_operator.core.ownership import lost_fields
 from evolving_operator.core.plan import Apply, Delete, ObjectRef
 from evolving_operator.core.render import render_learning_config
 from evolving_operator.core.schedule import schedule_fault
 from evolving_operator.core.situation import Situation, applied_hash
+
+# What others may have the last word on: a volume that somebody has grown cannot shrink.
+_SHARED = frozenset({("PersistentVolumeClaim", "spec.resources.requests.storage")})
+_CREATED_ONCE = frozenset({"Job", names.REVISION_KIND})  # by a step: not among what is wanted all the time
 
 
 def config_file(situation: Situation) -> AgentConfigFile | None:
@@ -33,6 +39,7 @@ def config_file(situation: Situation) -> AgentConfigFile | None:
         agent=situation.agent,
         model=status.active.model_id,
         previous_model=status.previous.model_id if status.previous else None,
+        previous=situation.config_of(status.previous).hash if status.previous else None,
         configs=configs,
         traffic=_traffic(situation),
     )
@@ -50,10 +57,15 @@ def _configs_in_use(situation: Situation) -> dict[str, AgentConfig]:
 
 def _traffic(situation: Situation) -> Traffic:
     rollout, candidate = situation.status.rollout, situation.status.candidate
-    shadow = situation.spec.rollout.shadow
-    if rollout is None or rollout.step is not RolloutStep.SHADOW or candidate is None or shadow is None:
+    if rollout is None or candidate is None or rollout.revision != candidate.revision:
         return Traffic()
-    return Traffic(shadow=TrafficShare(config=situation.config_of(candidate).hash, percent=shadow.percent))
+    tried = situation.config_of(candidate).hash
+    shadow = situation.spec.rollout.shadow
+    if rollout.step is RolloutStep.SHADOW and shadow is not None:
+        return Traffic(shadow=TrafficShare(config=tried, percent=shadow.percent))
+    if rollout.step is RolloutStep.CANARY and rollout.percent is not None:
+        return Traffic(canary=TrafficShare(config=tried, percent=rollout.percent))
+    return Traffic()
 
 
 def wanted_children(situation: Situation) -> Iterator[Manifest]:
@@ -62,8 +74,11 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
     file, deployment = config_file(situation), situation.wanted_deployment
     if file is None or deployment is None:
         return
+    if owes_provider(context):
+        yield build_provider_debt(context)
     yield build_service_account(context)
-    yield build_store_claim(context)
+    if spec.storage.claim is not None:
+        yield build_store_claim(context)
     yield build_config_map(context, file, render_learning_config(context))
     yield deployment
     yield build_service(context)
@@ -89,14 +104,66 @@ def _training_never_comes(situation: Situation) -> bool:
     )
 
 
-def needed_applies(situation: Situation, wanted: Sequence[Manifest]) -> Iterator[Apply]:
-    """Those of the wanted children that are missing or were last applied in another form."""
+Drift = Mapping[tuple[str, str], tuple[str, ...]]  # (kind, name) of a child → paths of its changed fields
+
+
+def drift_of(situation: Situation, wanted: Sequence[Manifest]) -> Drift:
+    """What somebody else set, or took away, on children that are otherwise as they were last applied.
+
+    Nothing where to apply a child once more has been shown to change nothing: an API server that drops
+    a field which it does not know would be told of it for ever.
+    """
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
     for manifest in wanted:
-        live = situation.observed.children.get((manifest["kind"], manifest["metadata"]["name"]))
-        if is_current(live, manifest):
+        key = manifest["kind"], manifest["metadata"]["name"]
+        live, last = situation.observed.children.get(key), correction(situation, *key)
+        if live is None or not is_current(live, manifest) or (last is not None and live.owned == last.owned):
             continue
-        if not is_refused(situation, manifest):
-            yield Apply(manifest)
+        lost = tuple(path for path in lost_fields(manifest, live.owned) if (key[0], path) not in _SHARED)
+        if lost:
+            found[key] = lost
+    return found
+
+
+def correction(situation: Situation, kind: str, name: str) -> Correction | None:
+    """The last time that drift of this child was set right, where that is not long ago."""
+    corrections = situation.observed.corrections
+    return next((item for item in corrections if (item.kind, item.name) == (kind, name)), None)
+
+
+def needed_applies(situation: Situation, wanted: Sequence[Manifest], drift: Drift) -> Iterator[Apply]:
+    """Those of the wanted children that are missing, were last applied in another form, or have drifted.
+
+    Drift waits where somebody sets the same fields again and again: two programs would fight for ever.
+    """
+    unreadable: set[str] = set()
+    for manifest in wanted:
+        key = manifest["kind"], manifest["metadata"]["name"]
+        if key[0] in unreadable:
+            continue
+        lost, last = drift.get(key, ()), correction(situation, *key)
+        is_left = is_current(situation.observed.children.get(key), manifest) and not lost
+        waits = last is not None and not last.is_due and not set(lost).isdisjoint(last.fields)
+        is_config = key == ("ConfigMap", names.config_map(situation.agent))
+        if is_config and is_refused(situation, manifest):
+            unreadable = {"Deployment"}  # its pods would look for a configuration that is not there
+        if is_left or waits or is_refused(situation, manifest):
+            continue
+        yield Apply(manifest, corrects=lost, is_required=is_config)
+
+
+def standing_refusals(situation: Situation) -> Iterator[Refusal]:
+    """Refusals of what is still wanted as it was refused: who takes a bad field back hears no more of it."""
+    if not situation.observed.refusals:
+        return
+    wanted = {
+        (manifest["kind"], manifest["metadata"]["name"]): applied_hash(manifest)
+        for manifest in wanted_children(situation)
+    }
+    for refusal in situation.observed.refusals:
+        is_child = refusal.kind not in _CREATED_ONCE
+        if not is_child or wanted.get((refusal.kind, refusal.name)) == refusal.applied_hash:
+            yield refusal
 
 
 def is_refused(situation: Situation, manifest: Manifest) -> bool:
@@ -114,10 +181,12 @@ def is_current(live: Child | None, wanted: Manifest) -> bool:
     return live is not None and not live.deleting and live.applied_hash == applied_hash(wanted)
 
 
-def config_map_is_current(situation: Situation, wanted: Sequence[Manifest]) -> bool:
+def config_map_is_current(situation: Situation, wanted: Sequence[Manifest], drift: Drift) -> bool:
     """Whether the live ConfigMap holds what a Job that starts now would look up."""
-    live = situation.observed.children.get(("ConfigMap", names.config_map(situation.agent)))
-    return any(is_current(live, manifest) for manifest in wanted if manifest["kind"] == "ConfigMap")
+    key = "ConfigMap", names.config_map(situation.agent)
+    live = situation.observed.children.get(key)
+    own = (manifest for manifest in wanted if (manifest["kind"], manifest["metadata"]["name"]) == key)
+    return key not in drift and any(is_current(live, manifest) for manifest in own)
 
 
 def unwanted_children(situation: Situation) -> Iterator[Delete]:
@@ -127,6 +196,11 @@ def unwanted_children(situation: Situation) -> Iterator[Delete]:
         (spec.agent.replicas <= 1, "PodDisruptionBudget", names.disruption_budget(agent)),
         (spec.curation is None, "CronJob", names.curate_cron_job(agent)),
         (spec.training is None, "CronJob", names.finetune_cron_job(agent)),
+        (
+            spec.deletion_policy is DeletionPolicy.RETAIN,
+            "ConfigMap",
+            names.provider_debt(agent, situation.context.uid),
+        ),
     ]
     for is_unwanted, kind, name in unwanted:
         live = situation.observed.children.get((kind, name))

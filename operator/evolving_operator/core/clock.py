@@ -24,12 +24,12 @@ class Timers:
     """Collects, within one decision, the times to look again; only the earliest one matters."""
 
     def __init__(self, now: datetime) -> None:
-        self._now = now
+        self.now = now
         self.earliest: datetime | None = None
 
     def passed(self, moment: datetime) -> bool:
         """Whether the moment has come; if not, the agent is looked at again when it does."""
-        if moment <= self._now:
+        if moment <= self.now:
             return True
         if self.earliest is None or moment < self.earliest:
             self.earliest = moment

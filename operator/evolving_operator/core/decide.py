@@ -12,14 +12,16 @@ A decision about a converged agent is an empty plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from evolving_operator.api import names
 from evolving_operator.api.models import Condition, EvolvingAgentStatus
 from evolving_operator.core import health, progress
-from evolving_operator.core.announcements import Announcement, announcements, event
+from evolving_operator.core.announcements import Announcement, announcements, drift_corrected, event
 from evolving_operator.core.children import (
     config_map_is_current,
+    drift_of,
     is_refused,
     needed_applies,
     unwanted_children,
@@ -27,18 +29,19 @@ from evolving_operator.core.children import (
 )
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.conditions import Finding, merged
+from evolving_operator.core.debts import decide_debts
 from evolving_operator.core.demand import act_on_demand, why_refused
 from evolving_operator.core.intake import take_in_curation, take_in_training
 from evolving_operator.core.lineage import collected, missing_base, revision_statuses
 from evolving_operator.core.observed import Observed, ObservedAgent
-from evolving_operator.core.plan import Action, Create, Plan, WriteStatus
+from evolving_operator.core.plan import Action, Apply, Create, Plan, WriteStatus
 from evolving_operator.core.proof import evaluation_job, recorded_verdict, renew_evaluation, verdict_status
 from evolving_operator.core.rollout import (
     adopt_base,
     advance_bake,
     advance_candidate,
     advance_restart,
-    end_shadow,
+    end_trial,
     follow_pin,
     reconsider,
     validation_job,
@@ -57,7 +60,7 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     take_in_curation,
     take_in_training,
     act_on_demand,
-    end_shadow,
+    end_trial,
     renew_evaluation,
     advance_candidate,
     reconsider,
@@ -74,27 +77,51 @@ def decide(observed: Observed, now: datetime) -> Plan:
     timers = Timers(now)
     situation = Situation(observed, agent.spec, now, timers)
     actions = list(_actions(situation))
+    # An agent of this name that is gone may have left something to be done.
+    actions += decide_debts(observed.debts, observed.jobs, agent.uid, observed.refusals, timers)
     return Plan(tuple(actions), requeue_at=timers.earliest)
 
 
 def _actions(situation: Situation) -> Iterator[Action]:
     yield from revision_statuses(situation)
-    step = next((step for due in _STEPS if (step := due(situation)) is not None), None)
+    step = next((step for due in _STEPS if (step := _possible(situation, due(situation))) is not None), None)
     if step is not None:
-        yield from step.before
-        yield from _commit(situation, step.status)
+        for action in step.before:
+            yield replace(action, is_required=True) if isinstance(action, Create) else action
+        # What is to be told of the step goes into the write that commits it.
+        yield from _commit(situation, _told(situation.after(step.status)))
         return
     yield from missing_base(situation)
     children = tuple(wanted_children(situation))
-    yield from needed_applies(situation, children)
+    drift = drift_of(situation, children)
+    for apply in needed_applies(situation, children, drift):
+        yield from _corrected(situation, apply)
+        yield apply
     yield from unwanted_children(situation)
-    if config_map_is_current(situation, children):
+    if config_map_is_current(situation, children, drift):
         # Jobs look their configurations up in it.
         for job in (evaluation_job(situation), validation_job(situation)):
             if job is not None and not is_refused(situation, job):
                 yield Create(job)
     yield from collected(situation)
     yield from _commit(situation, _told(situation))
+
+
+def _possible(situation: Situation, step: Step | None) -> Step | None:
+    """The step, unless the API server has just refused what it needs: it is never committed without that."""
+    if step is None:
+        return None
+    needed = [action.manifest for action in step.before if isinstance(action, Create)]
+    return None if any(is_refused(situation, manifest) for manifest in needed) else step
+
+
+def _corrected(situation: Situation, apply: Apply) -> Iterator[Action]:
+    """The Event that tells whom the operator has just overruled."""
+    kind, name = apply.manifest["kind"], apply.manifest["metadata"]["name"]
+    live = situation.observed.children.get((kind, name))
+    if apply.corrects and live is not None:
+        told = drift_corrected(kind, name, apply.corrects, live)
+        yield event(situation.observed.agent, told, situation.timestamp)
 
 
 def _commit(situation: Situation, status: EvolvingAgentStatus) -> Iterator[Action]:
@@ -128,14 +155,16 @@ def _told(situation: Situation) -> EvolvingAgentStatus:
     """The status with everything that is not a step: counts, times, conditions."""
     status, spec, agent = situation.status, situation.spec, situation.observed.agent
     deployment, judged = situation.observed.deployment, recorded_verdict(situation)
+    degraded = health.degraded(situation)
     findings = {
         "Ready": health.ready(situation),
         "Progressing": health.progressing(situation),
-        "Degraded": health.degraded(situation),
+        "Degraded": degraded,
         "DatasetReady": progress.dataset_ready(situation),
         "Trained": progress.trained(situation),
         "Evaluated": progress.evaluated(situation),
         "Promoted": progress.promoted(situation),
+        **health.kstatus(situation, degraded),
     }
     curation, training = spec.curation, spec.training
     return status.model_copy(
@@ -183,9 +212,10 @@ def _reject(observed: Observed, now: datetime) -> Iterator[Action]:
     kept = {
         item.type: Finding(item.status, item.reason, item.message)
         for item in agent.status.conditions
-        if item.type != "Degraded"
+        if item.type not in ("Degraded", "Stalled", "Reconciling")
     }
-    findings = kept | {"Degraded": health.invalid_spec(agent.invalid)}
+    invalid = health.invalid_spec(agent.invalid)
+    findings = kept | {"Degraded": invalid, "Stalled": invalid}
     update = {"observed_generation": agent.generation, "conditions": _conditions(agent, findings, now)}
     status = agent.status.model_copy(update=update)
     if status == agent.status:

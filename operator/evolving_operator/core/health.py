@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
+from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
-from evolving_operator.api.models import RolloutStep
+from evolving_operator.api.models import ConditionStatus, RolloutStep
+from evolving_operator.core.children import standing_refusals
 from evolving_operator.core.conditions import Finding, false, true
 from evolving_operator.core.observed import InvalidField, ObservedPod
 from evolving_operator.core.rollout import why_stuck
@@ -17,6 +19,16 @@ _NO_IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
 
+_ON_THE_WAY = {
+    RolloutStep.SHADOW: ("Shadowing", "is tried on live requests"),
+    RolloutStep.CANARY: ("CanaryRunning", "answers a share of the conversations"),
+    RolloutStep.RESTART: ("RollingRestart", "is rolled out to the serving pods"),
+    RolloutStep.BAKE: ("Baking", "serves, and is being validated"),
+}
+# So often a child is set right at once before the operator waits.
+CONTESTED_AFTER = 3
+
+_CONFIG_MAP_BYTES = 1_048_576  # the API server's bound, and in its words when something is above
 _SCHEDULING_GRACE = timedelta(seconds=60)
 
 
@@ -42,19 +54,25 @@ def degraded(situation: Situation) -> Finding:
 def progressing(situation: Situation) -> Finding:
     """True while something is on its way that ends by itself."""
     status, rollout = situation.status, situation.status.rollout
-    if rollout is not None and rollout.step in (RolloutStep.RESTART, RolloutStep.BAKE, RolloutStep.SHADOW):
-        words = {
-            RolloutStep.SHADOW: ("Shadowing", "is tried on live requests"),
-            RolloutStep.RESTART: ("RollingRestart", "is rolled out to the serving pods"),
-            RolloutStep.BAKE: ("Baking", "serves, and is being validated"),
-        }
-        reason, what = words[rollout.step]
+    if rollout is not None and rollout.step in _ON_THE_WAY:
+        reason, what = _ON_THE_WAY[rollout.step]
         return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
     if not situation.settled:
         return true("RollingRestart", "The serving pods are being brought to their desired state.")
     if status.candidate is not None and not situation.spec.suspend:
         return true("CandidateInProof", f"Revision {status.candidate.revision} is being proven.")
     return false("Converged", "Everything is as the spec asks.")
+
+
+def kstatus(situation: Situation, degraded: Finding) -> dict[str, Finding]:
+    """What tools that wait for any kind of object look at, beside Ready: there only while it is true."""
+    if degraded.status is ConditionStatus.TRUE:
+        return {"Stalled": degraded}
+    rollout = situation.status.rollout
+    is_restarting = rollout is not None and rollout.step is RolloutStep.RESTART
+    if is_restarting or not situation.settled:
+        return {"Reconciling": progressing(situation)}
+    return {}
 
 
 def degraded_by(situation: Situation) -> Finding | None:
@@ -89,10 +107,49 @@ def _unknown_pin(situation: Situation) -> Finding | None:
 
 
 def _refused_write(situation: Situation) -> Finding | None:
-    refusal = next(iter(situation.observed.refusals), None)
+    refusal = next(standing_refusals(situation), None)
     if refusal is None:
         return None
-    return true(refusal.reason, f"{refusal.kind} {refusal.name} was refused: {refusal.message}")
+    is_too_large = refusal.kind == "ConfigMap" and str(_CONFIG_MAP_BYTES) in refusal.message
+    oversized = _oversized(situation) if is_too_large else None
+    return oversized or true(refusal.reason, f"{refusal.kind} {refusal.name} was refused: {refusal.message}")
+
+
+def _oversized(situation: Situation) -> Finding | None:
+    """A ConfigMap that is too large for the API server is told in terms of what its user can shorten."""
+    agent = situation.spec.agent
+    if situation.status.active is None:
+        return None
+    size = len(canonical_json(situation.config_of(situation.status.active).to_wire()).encode())
+    refs = (situation.status.active, situation.status.previous, situation.status.candidate)
+    copies = len([ref for ref in refs if ref is not None])
+    parts = {"spec.agent.instructions": len((agent.instructions or "").encode())}
+    for field, items in (("tools", agent.tools), ("specialists", agent.specialists)):
+        for item in items:
+            parts[f"spec.agent.{field}[{item.name}]"] = len(canonical_json(item.to_wire()).encode())
+    largest = sorted(parts, key=lambda part: -parts[part])[:3]
+    told = ", ".join(f"{part} ({parts[part] // 1024} KiB)" for part in largest)
+    return true(
+        "ConfigTooLarge",
+        f"The agent's configuration takes {size // 1024} KiB, and its ConfigMap holds {copies} of them "
+        "(active, previous, candidate); all of a ConfigMap is at most 1024 KiB. Shorten what is largest: "
+        f"{told}.",
+    )
+
+
+def _contested(situation: Situation) -> Finding | None:
+    """Somebody keeps changing a child: told once it is no accident."""
+    for item in situation.observed.corrections:
+        live = situation.observed.children.get((item.kind, item.name))
+        if item.is_due or item.count < CONTESTED_AFTER or live is None or live.owned == item.owned:
+            continue
+        who = f" Others who write to it: {live.writers}." if live.writers else ""
+        return true(
+            "ChildContested",
+            f"{item.kind} {item.name} was set back {item.count} times, and is changed again and again "
+            f"({', '.join(item.fields[:3])}).{who} The operator waits longer each time.",
+        )
+    return None
 
 
 def _missing_secret(situation: Situation) -> Finding | None:
@@ -169,6 +226,7 @@ _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _invalid_schedule,
     _unknown_pin,
     _refused_write,
+    _contested,
     _missing_secret,
     _gave_up,
     _image,

@@ -6,6 +6,7 @@ that is still there, or comes back into sight, is never taken in again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 from evolving_agent.contract.report import CurationReport, TrainingReport
@@ -20,23 +21,25 @@ from evolving_operator.api.models import (
     RunStatus,
     TrainingStatus,
 )
+from evolving_operator.core.builders.job import build_on_demand_job
 from evolving_operator.core.builders.revision import build_revision
 from evolving_operator.core.clock import parse_time, rfc3339
 from evolving_operator.core.observed import ObservedJob
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import first_evaluation
-from evolving_operator.core.runs import Ending, ending, has_ended
+from evolving_operator.core.runs import REPORT_LOST, Ending, ending, has_ended, why_superseded
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
 
+_AGAIN = "report-of-"
 _Run = TypeVar("_Run", bound=RunStatus)
 
 
 def take_in_curation(situation: Situation) -> Step | None:
     """The newest curation run's dataset becomes the agent's."""
     status, known = situation.status, situation.status.curation
-    if known is not None and _vanished(situation, known):
-        return Step(status.model_copy(update={"curation": _gone(known, situation)}))
+    if known is not None and (given_up := _given_up(situation, known)) is not None:
+        return Step(status.model_copy(update={"curation": given_up}))
     job = _news(situation, names.COMPONENT_CURATE, known)
     if job is None:
         return None
@@ -46,7 +49,7 @@ def take_in_curation(situation: Situation) -> Step | None:
     end = ending(job, report)
     noted = status.model_copy(update={"curation": _ended(RunStatus, job, end)})
     if report is None or report.dataset is None or end.state is not RunState.SUCCEEDED:
-        return Step(noted)
+        return Step(noted, before=tuple(_reported_again(situation, job, end)))
     dataset = DatasetStatus(
         version=report.dataset.version, examples=report.dataset.examples, digest=report.dataset.digest
     )
@@ -56,8 +59,8 @@ def take_in_curation(situation: Situation) -> Step | None:
 def take_in_training(situation: Situation) -> Step | None:
     """The newest training run's model becomes a revision, and that the candidate."""
     status, known = situation.status, situation.status.training
-    if known is not None and _vanished(situation, known):
-        return Step(status.model_copy(update={"training": _gone(known, situation)}))
+    if known is not None and (given_up := _given_up(situation, known)) is not None:
+        return Step(status.model_copy(update={"training": given_up}))
     job = _news(situation, names.COMPONENT_FINETUNE, known)
     if job is None:
         return None
@@ -69,7 +72,8 @@ def take_in_training(situation: Situation) -> Step | None:
         end = _useless(situation, report) or end
     training = _ended(TrainingStatus, job, end)
     if report is None:
-        return Step(status.model_copy(update={"training": training}))
+        noted = status.model_copy(update={"training": training})
+        return Step(noted, before=tuple(_reported_again(situation, job, end)))
     training = training.model_copy(update={"job_id": report.job_id})
     noted = status.model_copy(update={"training": training})
     return _nominate(situation, report, noted) if end.state is RunState.SUCCEEDED else Step(noted)
@@ -133,7 +137,11 @@ def _news(situation: Situation, component: str, known: RunStatus | None) -> Obse
     if finished:
         newest = max(finished, key=lambda job: (job.finished, job.name))
         return newest if has_ended(situation, newest) else None
-    running = [job for job in jobs if job.finished is None and not job.deleting]
+    running = [
+        job
+        for job in jobs
+        if job.finished is None and not job.deleting and why_superseded(situation, job) is None
+    ]
     if not running:
         return None
     latest = max(running, key=lambda job: (job.created, job.name))
@@ -154,19 +162,33 @@ def _is_newer(job: ObservedJob, known: RunStatus | None) -> bool:
     return job.name == known.job if known.state is RunState.RUNNING else job.name > known.job
 
 
-def _vanished(situation: Situation, known: RunStatus) -> bool:
-    return known.state is RunState.RUNNING and known.job not in situation.observed.jobs
+def _given_up(situation: Situation, known: _Run) -> _Run | None:
+    """How a run that is known as running ended after all without a word of its own; None while it may."""
+    if known.state is not RunState.RUNNING:
+        return None
+    job = situation.observed.jobs.get(known.job)
+    if job is None:
+        state, reason = RunState.FAILED, "JobDeleted"
+        message = f"Job {known.job} was deleted before it had ended."
+    elif (why := why_superseded(situation, job)) is not None:
+        state, reason, message = RunState.SKIPPED, "Superseded", f"Job {known.job} is cancelled: {why}."
+    else:
+        return None
+    update = {"state": state, "reason": reason, "message": message, "since": situation.timestamp}
+    return known.model_copy(update=update)
 
 
-def _gone(known: _Run, situation: Situation) -> _Run:
-    return known.model_copy(
-        update={
-            "state": RunState.FAILED,
-            "reason": "JobDeleted",
-            "message": f"Job {known.job} was deleted before it had ended.",
-            "since": situation.timestamp,
-        }
-    )
+def _reported_again(situation: Situation, job: ObservedJob, end: Ending) -> Iterator[Create]:
+    """A run that says again what the last one said to nobody. It finds the work done, and repeats none.
+
+    Once: where reports are lost one after the other, somebody has to look why.
+    """
+    spec = situation.spec
+    is_wanted = spec.curation if job.component == names.COMPONENT_CURATE else spec.training
+    is_repeated = job.run.startswith(f"{job.component}:{_AGAIN}")
+    if end.reason == REPORT_LOST and is_wanted is not None and not spec.suspend and not is_repeated:
+        run = f"{job.component}:{_AGAIN}{job.name}"
+        yield Create(build_on_demand_job(situation.context, job.component, run))
 
 
 def _running(kind: type[_Run], job: ObservedJob, known: RunStatus | None) -> _Run:

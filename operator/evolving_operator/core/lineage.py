@@ -20,11 +20,12 @@ from evolving_operator.core.gate import weakest
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Create, Delete, ObjectRef, WriteStatus
 from evolving_operator.core.proof import evaluation, job_name, verdict_to_record
-from evolving_operator.core.rollout import base_revision_manifest
+from evolving_operator.core.rollout import base_revision_manifest, is_outdated
+from evolving_operator.core.runs import why_superseded
 from evolving_operator.core.situation import Situation
 
 _SERVED = frozenset({RolloutStep.BAKE, RolloutStep.DONE})
-_AFTER_RESTART = _SERVED | {RolloutStep.ROLLED_BACK}
+_AFTER_BAKE = frozenset({RolloutStep.DONE, RolloutStep.ROLLED_BACK})
 
 
 def missing_base(situation: Situation) -> Iterator[Create]:
@@ -202,19 +203,25 @@ def _collected_revisions(situation: Situation) -> Iterator[Delete]:
 
 
 def _collected_jobs(situation: Situation) -> Iterator[Delete]:
-    kept = set()
-    if situation.status.evaluation is not None:
-        kept.add(job_name(situation.status.evaluation))
-    rollout = situation.status.rollout
-    if rollout is not None and rollout.step in _AFTER_RESTART:
-        kept.add(names.validate_job(rollout.revision))
+    """Jobs that ask about what nobody wants to know any more, and runs that are superseded."""
     for job in situation.observed.jobs.values():
-        if _is_question(job) and job.name not in kept and not job.deleting:
+        if not job.deleting and not _is_kept(situation, job):
             yield _delete(situation, "batch/v1", "Job", job.name, job.uid)
 
 
-def _is_question(job: ObservedJob) -> bool:
-    return job.component in (names.COMPONENT_EVALUATE, names.COMPONENT_VALIDATE)
+def _is_kept(situation: Situation, job: ObservedJob) -> bool:
+    status = situation.status
+    if job.component == names.COMPONENT_EVALUATE:
+        is_latest = status.evaluation is not None and job.name == job_name(status.evaluation)
+        return is_latest and (job.finished is not None or evaluation(situation) is not None)
+    if job.component == names.COMPONENT_VALIDATE:
+        rollout = status.rollout
+        if rollout is None or job.name != names.validate_job(rollout.revision):
+            return False
+        if rollout.step is RolloutStep.BAKE:
+            return not is_outdated(situation, job)
+        return rollout.step in _AFTER_BAKE and job.finished is not None
+    return why_superseded(situation, job) is None
 
 
 def _delete(situation: Situation, api_version: str, kind: str, name: str, uid: str) -> Delete:

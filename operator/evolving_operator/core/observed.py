@@ -61,6 +61,9 @@ class Child:
     name: str
     uid: str
     applied_hash: str | None
+    owned: str = ""  # `ownership.owned_fields`
+    writers: str = ""  # `ownership.other_writers`
+    resource_version: str = ""
     deleting: bool = False
 
 
@@ -72,6 +75,8 @@ class ObservedDeployment:
     applied_hash: str | None
     stale: bool  # the Deployment controller has not yet seen the newest spec
     wanted: int = 1
+    autoscaled: bool = False  # `wanted` is the word of a HorizontalPodAutoscaler
+    asked: str | None = None  # the agent's `replicas` when the operator last set `wanted`
     replicas: int = 0
     updated: int = 0
     ready: int = 0
@@ -98,6 +103,10 @@ class ObservedJob:
     report: Report | None = None
     candidate_hash: str | None = None
     incumbent_hash: str | None = None
+    config_hash: str | None = None  # what a validation asks pods for
+    base: str | None = None  # the model that a training starts from
+    run: str = ""  # the annotation that it was asked for by, if it was
+    suites: str | None = None  # `names.ANNOTATION_SUITES`
     deleting: bool = False
 
 
@@ -137,6 +146,32 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """Drift of a child that was set right lately."""
+
+    kind: str
+    name: str
+    count: int  # how often in a row
+    fields: tuple[str, ...]  # what had drifted, the last time
+    owned: str  # the child's `owned` after the last time
+    is_due: bool = False  # if it drifts again, it may be set right again
+
+
+@dataclass(frozen=True)
+class ObservedDebt:
+    """What a provider still has of an agent: see `builders/debt.py`."""
+
+    name: str
+    namespace: str
+    uid: str
+    agent: str
+    agent_uid: str
+    job: str  # the Job that pays it, as JSON
+    retry_at: datetime | None = None
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
 class Observed:
     agent: ObservedAgent
     images: Images
@@ -146,4 +181,6 @@ class Observed:
     config_map: ObservedConfigMap | None = None
     jobs: Mapping[str, ObservedJob] = field(default_factory=dict)
     pods: tuple[ObservedPod, ...] = ()
+    debts: tuple[ObservedDebt, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    corrections: tuple[Correction, ...] = ()

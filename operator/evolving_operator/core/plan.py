@@ -25,6 +25,8 @@ class Apply:
     """Make the live object like this one: all of it, by server-side apply."""
 
     manifest: Manifest
+    corrects: tuple[str, ...] = ()  # the drifted fields, where it does nothing else than to set them right
+    is_required: bool = False  # where the API server refuses it, the rest of the plan does not follow
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Create:
     """Create it once; where it exists already, that is as good. Names are deterministic: they are locks."""
 
     manifest: Manifest
+    is_required: bool = False  # where the API server refuses it, the rest of the plan does not follow
 
 
 @dataclass(frozen=True)

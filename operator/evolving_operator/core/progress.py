@@ -99,11 +99,13 @@ def promoted(situation: Situation) -> Finding:
         return false("RolledBack", f"{rollout.revision} was taken back. {rollout.reason}: {rollout.message}")
     if rollout is not None and rollout.step is RolloutStep.RESTART:
         return false("RollingOut", f"{rollout.revision} is on its way to the users. {rollout.message}")
-    active = situation.revision(status.active)
-    if active is not None and status.rollout is None and active.spec.training is None:
-        return false("ServesBaseModel", f"The base model {active.spec.model_id} is served.")
     if status.active is None:
         return false("NothingServed", "Nothing is served yet.")
+    active = situation.revision(status.active)
+    # A base revision that has just been made may not have been seen yet.
+    is_base = active.spec.training is None if active else status.active.revision == situation.base_revision
+    if is_base and rollout is None:
+        return false("ServesBaseModel", f"The base model {status.active.model_id} is served.")
     return true("Promoted", f"{status.active.revision} ({status.active.model_id}) is served.")
 
 
@@ -117,8 +119,8 @@ def _awaiting(situation: Situation) -> Finding:
     if situation.spec.suspend:
         return false("Suspended", "spec.suspend: nothing is promoted.")
     rollout = situation.status.rollout
-    if rollout is not None and rollout.step is RolloutStep.SHADOW:
-        return false("Shadowing", rollout.message)
+    if rollout is not None and rollout.step in (RolloutStep.SHADOW, RolloutStep.CANARY):
+        return false("Shadowing" if rollout.step is RolloutStep.SHADOW else "CanaryRunning", rollout.message)
     if recorded_verdict(situation) is None:
         return false("AwaitsVerdict", f"{candidate.name} is being evaluated.")
     if candidate.status.result is VerdictResult.PASSED and situation.spec.rollout.approval is Approval.MANUAL:

@@ -16,7 +16,7 @@ from evolving_operator.api.models import (
     VerdictStatus,
 )
 from evolving_operator.core.builders.base import Manifest
-from evolving_operator.core.builders.job import build_evaluation_job
+from evolving_operator.core.builders.job import build_evaluation_job, suites_digest
 from evolving_operator.core.clock import after, parse_time, rfc3339
 from evolving_operator.core.gate import Verdict, judge, nothing_to_measure, unmeasured, weakest
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
@@ -170,10 +170,11 @@ def _with_a_newer_dataset(situation: Situation, current: EvaluationStatus) -> Ev
 
 
 def _with_changed_settings(situation: Situation, current: EvaluationStatus) -> EvaluationStatus | None:
-    """A running comparison of configurations that nobody is going to serve any more."""
+    """A running comparison of configurations that nobody is going to serve any more, or by other suites."""
     job, status = evaluation_job_of(situation), situation.status
     if job is None or job.finished is not None or status.active is None or status.candidate is None:
         return None
-    compared = (job.candidate_hash, job.incumbent_hash)
-    wanted = (situation.config_of(status.candidate).hash, situation.config_of(status.active).hash)
+    suites = suites_digest(situation.context)
+    compared = (job.candidate_hash, job.incumbent_hash, job.suites or suites)
+    wanted = (situation.config_of(status.candidate).hash, situation.config_of(status.active).hash, suites)
     return None if compared == wanted else next_attempt(current)

@@ -19,13 +19,16 @@ from evolving_operator.api.models import (
     EvolvingAgentStatus,
 )
 from evolving_operator.core.builders.context import Images
+from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.core.clock import parse_time
 from evolving_operator.core.observed import (
     Child,
+    Correction,
     InvalidField,
     Observed,
     ObservedAgent,
     ObservedConfigMap,
+    ObservedDebt,
     ObservedDeployment,
     ObservedJob,
     ObservedPod,
@@ -42,7 +45,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def read_observed(
-    agent: Raw, owned: Iterable[Raw], images: Images, refusals: tuple[Refusal, ...] = ()
+    agent: Raw,
+    owned: Iterable[Raw],
+    images: Images,
+    refusals: tuple[Refusal, ...] = (),
+    corrections: tuple[Correction, ...] = (),
 ) -> Observed:
     """One agent and all objects that carry its label.
 
@@ -56,8 +63,11 @@ def read_observed(
     deployment: ObservedDeployment | None = None
     config_map: ObservedConfigMap | None = None
     observed_agent = read_agent(agent)
+    debts: list[ObservedDebt] = []
     for raw in owned:
         kind, name = raw["kind"], raw["metadata"]["name"]
+        if (debt := read_debt(raw)) is not None:
+            debts.append(debt)
         if kind == names.REVISION_KIND:
             if (revision := read_revision(raw, observed_agent.name)) is not None:
                 revisions[name] = revision
@@ -83,7 +93,37 @@ def read_observed(
         config_map=config_map,
         jobs={job["metadata"]["name"]: read_job(job, pods) for job in jobs},
         pods=tuple(pods),
+        debts=tuple(debts),
         refusals=refusals,
+        corrections=corrections,
+    )
+
+
+def read_orphaned(owned: Iterable[Raw]) -> tuple[tuple[ObservedDebt, ...], dict[str, ObservedJob]]:
+    """What a deleted agent has left: its debts, and the Jobs of its name."""
+    objects = list(owned)
+    debts = [debt for raw in objects if (debt := read_debt(raw)) is not None]
+    if not debts:
+        return (), {}
+    pods = [read_pod(raw) for raw in objects if raw["kind"] == "Pod"]
+    jobs = [read_job(raw, pods) for raw in objects if raw["kind"] == "Job"]
+    return tuple(debts), {job.name: job for job in jobs}
+
+
+def read_debt(raw: Raw) -> ObservedDebt | None:
+    """None for what is no debt."""
+    metadata, labels = raw["metadata"], raw["metadata"].get("labels") or {}
+    if raw["kind"] != "ConfigMap" or labels.get(names.LABEL_COMPONENT) != names.COMPONENT_RELEASE:
+        return None
+    return ObservedDebt(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        agent=labels.get(names.LABEL_AGENT, ""),
+        agent_uid=_annotations(raw).get(names.ANNOTATION_AGENT_UID, ""),
+        job=(raw.get("data") or {}).get(DEBT_KEY, ""),
+        retry_at=_time(_annotations(raw).get(names.ANNOTATION_RETRY_AT)),
+        deleting="deletionTimestamp" in metadata,
     )
 
 
@@ -144,6 +184,8 @@ def read_deployment(raw: Raw) -> ObservedDeployment:
         applied_hash=_annotations(raw).get(names.ANNOTATION_APPLIED_HASH),
         stale=status.get("observedGeneration", 0) < raw["metadata"].get("generation", 1),
         wanted=spec.get("replicas", 1),
+        autoscaled=raw.get("autoscaled", False),
+        asked=_annotations(raw).get(names.ANNOTATION_REPLICAS),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
         ready=status.get("readyReplicas", 0),
@@ -202,6 +244,10 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         report=reports[-1].report if reports else None,
         candidate_hash=variables.get(env.CANDIDATE_HASH),
         incumbent_hash=variables.get(env.INCUMBENT_HASH),
+        config_hash=variables.get(env.CONFIG_HASH),
+        base=_annotations(raw).get(names.ANNOTATION_BASE),
+        run=_annotations(raw).get(names.ANNOTATION_RUN, ""),
+        suites=_annotations(raw).get(names.ANNOTATION_SUITES),
         deleting="deletionTimestamp" in metadata,
     )
 
@@ -213,6 +259,9 @@ def _read_child(raw: Raw) -> Child:
         name=raw["metadata"]["name"],
         uid=raw["metadata"]["uid"],
         applied_hash=_annotations(raw).get(names.ANNOTATION_APPLIED_HASH),
+        owned=raw.get("owned", ""),
+        writers=raw.get("writers", ""),
+        resource_version=raw["metadata"].get("resourceVersion", ""),
         deleting="deletionTimestamp" in raw["metadata"],
     )
 
@@ -255,6 +304,10 @@ def _trouble(status: Raw, container: Raw) -> Trouble | None:
     reason = waiting.get("reason", "")
     if reason and reason not in _HEALTHY_WAITS:
         return Trouble(reason, waiting.get("message", ""))
+    for other in status.get("initContainerStatuses") or []:
+        waiting = (other.get("state") or {}).get("waiting") or {}
+        if (reason := waiting.get("reason", "")) and reason not in _HEALTHY_WAITS:
+            return Trouble(reason, f"init container {other.get('name')}: {waiting.get('message', '')}")
     scheduled = _condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
         return Trouble(scheduled.get("reason", "Unschedulable"), scheduled.get("message", ""))

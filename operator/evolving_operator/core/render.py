@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evolving_agent.contract.config import AgentConfig, ServedModel
+from evolving_agent.contract.config import AgentConfig, Endpoint, ServedModel
 from evolving_agent.contract.learning import LearningConfig
 from evolving_operator.core.builders.context import BuildContext
 
@@ -16,13 +16,19 @@ def render_agent_config(context: BuildContext, revision: str, model_id: str) -> 
             id=model_id,
             base_url=model.endpoint.base_url,
             api=model.endpoint.api,
+            connect_timeout_seconds=model.endpoint.connect_timeout_seconds,
+            timeout_seconds=model.endpoint.timeout_seconds,
+            max_concurrent_calls=model.endpoint.max_concurrent_calls,
             max_output_tokens=model.max_output_tokens,
             temperature_percent=model.temperature_percent,
+            pricing=model.pricing_of(model_id),
         ),
         instructions=agent.instructions,
         tools=agent.tools,
         specialists=agent.specialists,
         memory=agent.memory.type,
+        sessions=agent.sessions,
+        limits=agent.limits,
         reflection=agent.reflection,
         tool_use_behavior=agent.tool_use_behavior,
     )
@@ -34,8 +40,9 @@ def render_learning_config(context: BuildContext) -> LearningConfig:
     return LearningConfig(
         agent=context.name,
         base_model=spec.model.base,
-        endpoint=spec.model.endpoint,
+        # Jobs have no use for a serving pod's limits
+        endpoint=Endpoint.model_validate(spec.model.endpoint.to_wire()),
         curation=spec.curation,
-        training=spec.training,
+        training=spec.training.for_jobs if spec.training else None,
         evaluation=spec.evaluation,
     )

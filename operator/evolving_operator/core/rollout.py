@@ -1,8 +1,9 @@
 # ruff: noqa: PLR0911 - an ordered policy returns at the first rule that applies
 """How a revision comes to the users, and goes back. Each step is one write of the agent's status.
 
-    candidate ──(gate, approval)──► [Shadow] ──► Restart ──► Bake ──► Done
-                                                    └───────────┴──► RolledBack: previous serves again
+    candidate ──(gate, approval)──► [Shadow] ──► [Canary] ──► Restart ──► Bake ──► Done
+                                                     │           └───────────┴──► RolledBack: previous
+                                                     └──► RolledBack: no pod was replaced         serves again
 
 A pinned revision skips gate, validation and rollback: it is a person's word.
 """
@@ -25,7 +26,7 @@ from evolving_operator.api.models import (
     VerdictResult,
 )
 from evolving_operator.core.builders.base import Manifest
-from evolving_operator.core.builders.job import build_validation_job
+from evolving_operator.core.builders.job import build_validation_job, suites_digest
 from evolving_operator.core.builders.revision import build_revision
 from evolving_operator.core.clock import after
 from evolving_operator.core.observed import ObservedJob, ObservedRevision, Trouble
@@ -40,6 +41,10 @@ from evolving_operator.core.proof import (
 from evolving_operator.core.runs import has_ended
 from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
 from evolving_operator.core.step import Step
+from evolving_operator.core.trial import TRIALS, next_trial, trial_of
+
+# So long a validation Job that the API server refuses is tried again.
+_REFUSED_VALIDATION_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def adopt_base(situation: Situation) -> Step | None:
         return Step(adopted.model_copy(update={"active": _last_known_active(situation) or ref}), before)
     if situation.rollout_under_way:
         return None
-    without_candidate = adopted.model_copy(update={"candidate": None, "rollout": _without_shadow(status)})
+    without_candidate = adopted.model_copy(update={"candidate": None, "rollout": _without_trial(status)})
     active = situation.revision(status.active)
     if active is not None and active.spec.base == situation.spec.model.base:
         return Step(without_candidate, before)
@@ -119,7 +124,7 @@ def advance_restart(situation: Situation) -> Step | None:
         if situation.held:
             return _at(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
         return _at(situation, RolloutStep.BAKE, Because("Restarted", "All serving pods run it."))
-    if rollout.generation != situation.observed.agent.generation:
+    if rollout.template != situation.template_hash:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
         return _at(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
     stuck = why_stuck(situation, rollout)
@@ -133,12 +138,21 @@ def advance_bake(situation: Situation) -> Step | None:
         return None
     if situation.held:
         return _at(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
+    if rollout.template != situation.template_hash:
+        # All pods ran the revision, and then the user changed what they run: what breaks now is not the
+        # revision's fault, and another model would not mend it. Once it serves, it is validated anew.
+        if not situation.settled:
+            return None
+        return _at(situation, RolloutStep.BAKE, Because("SpecChanged", "All serving pods run the new spec."))
     failing = _crash_loop(situation)
     if failing is not None:
         return _roll_back(situation, failing)
     job = _validation_job_of(situation, rollout)
     if _is_validated(situation, rollout):
-        if job is None or not has_ended(situation, job):
+        if job is None or is_outdated(situation, job):
+            refused = _why_unasked(situation, rollout)
+            return None if refused is None else _at(situation, RolloutStep.DONE, refused)
+        if not has_ended(situation, job):
             return None
         dropped = _score_drop(situation, rollout, job)
         if dropped is not None:
@@ -181,6 +195,27 @@ def validation_job(situation: Situation) -> Manifest | None:
     )
 
 
+def is_outdated(situation: Situation, job: ObservedJob) -> bool:
+    """Whether a validation asks other pods, or other cases, than it is to: it goes, and comes anew."""
+    is_current = job.config_hash in (None, situation.active_hash) and job.suites in (
+        None,
+        suites_digest(situation.context),
+    )
+    return job.deleting or not is_current
+
+
+def _why_unasked(situation: Situation, rollout: RolloutStatus) -> Because | None:
+    """Why there will be no validation: nobody waits for ever for a Job that the API server refuses."""
+    name = names.validate_job(rollout.revision)
+    refusal = next((item for item in situation.observed.refusals if item.name == name), None)
+    if refusal is None:
+        return None
+    patience = max(situation.spec.rollout.bake_seconds, _REFUSED_VALIDATION_SECONDS)
+    if not situation.timers.passed(after(rollout.since, patience)):
+        return None
+    return Because("NotValidated", f"Job {name} was refused: {refusal.message}")
+
+
 def _is_validated(situation: Situation, rollout: RolloutStatus) -> bool:
     """Whether there is anybody to ask, and anything to ask."""
     has_pods = situation.spec.agent.replicas > 0
@@ -217,6 +252,11 @@ def _score_drop(situation: Situation, rollout: RolloutStatus, job: ObservedJob) 
 
 
 def _validation_outcome(situation: Situation, rollout: RolloutStatus, job: ObservedJob | None) -> Because:
+    """A validation that measured nothing keeps the revision, with a warning.
+
+    It passed the gate, and that nobody could be asked says nothing about it: an outage of whoever
+    measures never looks like a bad model.
+    """
     if job is None or not _is_validated(situation, rollout):
         return Because("NotValidated", "Nothing to validate it with.")
     report = job.report
@@ -251,7 +291,7 @@ def _first_trouble(situation: Situation) -> Trouble | None:
 
 
 def advance_candidate(situation: Situation) -> Step | None:
-    """Give the candidate up, let it shadow, or promote it; None while it has to wait."""
+    """Give the candidate up, try it on live requests, or promote it; None while it has to wait."""
     status, ref = situation.status, situation.status.candidate
     if ref is None:
         return None
@@ -260,24 +300,30 @@ def advance_candidate(situation: Situation) -> Step | None:
         shown = status.last_verdict
         if revision is not None and recorded_verdict(situation) is not None:
             shown = verdict_status(revision.name, revision.status.verdicts)
-        dropped = {"candidate": None, "rollout": _without_shadow(status), "last_verdict": shown}
+        dropped = {"candidate": None, "rollout": _without_trial(status), "last_verdict": shown}
         return Step(status.model_copy(update=dropped))
     if situation.rollout_under_way or situation.pinned or situation.spec.suspend:
         return None
     because = why_promotable(situation, revision)
     if because is None:
         return None
-    return _shadow(situation, ref) or _promote_after_shadow(situation, ref, revision, because)
+    trial = next_trial(situation, ref)
+    if trial is None:
+        return _promoted(situation, ref, revision, because)
+    return None if trial == status.rollout else Step(status.model_copy(update={"rollout": trial}))
 
 
-def end_shadow(situation: Situation) -> Step | None:
-    """A shadow ends with its candidate, and while nothing may be promoted; later it begins anew."""
-    status = situation.status
-    if status.rollout is None or status.rollout.step is not RolloutStep.SHADOW:
+def end_trial(situation: Situation) -> Step | None:
+    """A trial ends with its candidate, and while nothing may be promoted; later it begins anew."""
+    status, rollout = situation.status, trial_of(situation)
+    if rollout is None:
         return None
-    candidate = status.candidate.revision if status.candidate else None
-    if candidate == status.rollout.revision and not situation.pinned and not situation.spec.suspend:
-        return None
+    revision = candidate_revision(situation)
+    is_on = revision is not None and revision.name == rollout.revision
+    is_on = is_on and not situation.pinned and not situation.spec.suspend
+    if is_on and revision is not None and why_promotable(situation, revision) is not None:
+        failing = _crash_loop(situation) if rollout.step is RolloutStep.CANARY else None
+        return None if failing is None else _abort(situation, rollout, failing)
     return Step(status.model_copy(update={"rollout": None}))
 
 
@@ -336,32 +382,22 @@ def _approval_is_news(revision: ObservedRevision) -> bool:
     return is_ruled_out and decided is not None and revision.generation > decided
 
 
-def _shadow(situation: Situation, ref: RevisionRef) -> Step | None:
-    """Begin to let the candidate answer unseen, where the spec asks for that and it has not begun."""
-    rollout = situation.status.rollout
-    is_shadowing = rollout is not None and rollout.step is RolloutStep.SHADOW
-    if situation.spec.rollout.shadow is None or is_shadowing:
-        return None
-    step = RolloutStatus(
-        revision=ref.revision,
-        step=RolloutStep.SHADOW,
-        since=situation.timestamp,
-        generation=situation.observed.agent.generation,
-        reason="Shadowing",
-        message=f"{ref.revision} answers {situation.spec.rollout.shadow.percent} % of the requests unseen.",
+def _abort(situation: Situation, rollout: RolloutStatus, because: Because) -> Step:
+    """End a canary and quarantine its candidate: users go on with what they had, and no pod is replaced."""
+    aborted = rollout.model_copy(
+        update={
+            "step": RolloutStep.ROLLED_BACK,
+            "percent": None,
+            "template": None,
+            "since": situation.timestamp,
+            "reason": because.reason,
+            "message": because.message[:1000],
+        }
     )
-    return Step(situation.status.model_copy(update={"rollout": step}))
+    return Step(situation.status.model_copy(update={"candidate": None, "rollout": aborted}))
 
 
-def _promote_after_shadow(
-    situation: Situation, ref: RevisionRef, revision: ObservedRevision, because: Because
-) -> Step | None:
-    rollout, shadow = situation.status.rollout, situation.spec.rollout.shadow
-    is_shadowing = rollout is not None and rollout.step is RolloutStep.SHADOW
-    if shadow is not None and rollout is not None and is_shadowing:
-        ends = after(rollout.since, shadow.duration_seconds)
-        if not situation.timers.passed(ends):
-            return None
+def _promoted(situation: Situation, ref: RevisionRef, revision: ObservedRevision, because: Because) -> Step:
     promoted = _moved(situation, ref.model_copy(update={"since": situation.timestamp}), because)
     shown = situation.status.last_verdict
     if recorded_verdict(situation) is not None:
@@ -378,12 +414,13 @@ def _moved(situation: Situation, to: RevisionRef, because: Because) -> EvolvingA
         revision=to.revision,
         step=RolloutStep.RESTART,
         since=situation.timestamp,
-        generation=situation.observed.agent.generation,
         reason=because.reason,
         message=because.message,
     )
     update = {"active": to, "previous": situation.status.active, "rollout": rollout}
-    return situation.status.model_copy(update=update)
+    moved = situation.status.model_copy(update=update)
+    rollout = rollout.model_copy(update={"template": situation.after(moved).template_hash})
+    return moved.model_copy(update={"rollout": rollout})
 
 
 def _roll_back(situation: Situation, because: Because) -> Step | None:
@@ -395,7 +432,7 @@ def _roll_back(situation: Situation, because: Because) -> Step | None:
         update={
             "step": RolloutStep.ROLLED_BACK,
             "since": situation.timestamp,
-            "generation": situation.observed.agent.generation,
+            "template": None,
             "reason": because.reason,
             "message": because.message[:1000],
         }
@@ -412,7 +449,7 @@ def _at(situation: Situation, step: RolloutStep, because: Because) -> Step | Non
         update={
             "step": step,
             "since": situation.timestamp,
-            "generation": situation.observed.agent.generation,
+            "template": situation.template_hash,
             "reason": because.reason,
             "message": because.message,
         }
@@ -424,7 +461,7 @@ def _ref(revision: ObservedRevision, situation: Situation) -> RevisionRef:
     return RevisionRef(revision=revision.name, model_id=revision.spec.model_id, since=situation.timestamp)
 
 
-def _without_shadow(status: EvolvingAgentStatus) -> RolloutStatus | None:
-    """The rollout, unless it is the shadow of a candidate that is being dropped."""
+def _without_trial(status: EvolvingAgentStatus) -> RolloutStatus | None:
+    """The rollout, unless it is the trial of a candidate that is being dropped."""
     rollout = status.rollout
-    return None if rollout is not None and rollout.step is RolloutStep.SHADOW else rollout
+    return None if rollout is not None and rollout.step in TRIALS else rollout

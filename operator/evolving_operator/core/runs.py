@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evolving_agent.contract.report import Outcome, Report
+from evolving_operator.api import names
 from evolving_operator.api.models import RunState
 from evolving_operator.core.clock import after, rfc3339
 from evolving_operator.core.observed import ObservedJob
@@ -12,6 +13,7 @@ from evolving_operator.core.situation import Situation
 
 # A Job may be seen to end before its pod's last word is: the two come by different watches.
 REPORT_GRACE_SECONDS = 30
+REPORT_LOST = "ReportLost"
 
 _STATES = {
     Outcome.SUCCEEDED: RunState.SUCCEEDED,
@@ -36,6 +38,22 @@ def has_ended(situation: Situation, job: ObservedJob) -> bool:
     return situation.timers.passed(after(rfc3339(job.finished), REPORT_GRACE_SECONDS))
 
 
+def why_superseded(situation: Situation, job: ObservedJob) -> str | None:
+    """Why nobody waits any more for what a running Job of curation or training would bring."""
+    spec = situation.spec
+    if job.finished is not None:
+        return None
+    if job.component == names.COMPONENT_CURATE and spec.curation is None:
+        return "spec.curation was removed"
+    if job.component != names.COMPONENT_FINETUNE:
+        return None
+    if spec.training is None:
+        return "spec.training was removed"
+    if job.base not in (None, spec.model.base):
+        return f"it trains {job.base}, but spec.model.base is now {spec.model.base}"
+    return None
+
+
 def ending(job: ObservedJob, report: Report | None) -> Ending:
     """Of a finished Job. `report` is the one of the kind that such a Job leaves, if it left one."""
     if report is not None:
@@ -43,8 +61,8 @@ def ending(job: ObservedJob, report: Report | None) -> Ending:
     if job.succeeded:
         return Ending(
             RunState.FAILED,
-            "ReportLost",
-            f"Job {job.name} succeeded, but its report is gone with its pod. The next run reports it again.",
+            REPORT_LOST,
+            f"Job {job.name} succeeded, but its report is gone with its pod. Another run reports it again.",
         )
     detail = f": {job.message}" if job.message else "."
     return Ending(RunState.FAILED, job.reason or "JobFailed", f"Job {job.name} failed{detail}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
+from evolving_agent.contract.base import digest
 from evolving_agent.contract.config import AgentConfig
 from evolving_operator.api import names
 from evolving_operator.api.models import (
@@ -90,7 +91,31 @@ class Situation:
 
     @cached_property
     def wanted_deployment(self) -> Manifest | None:
-        return None if self.active_hash is None else build_deployment(self.context, self.active_hash)
+        if self.active_hash is None:
+            return None
+        return build_deployment(self.context, self.active_hash, sets_replicas=not self.is_autoscaled)
+
+    @cached_property
+    def template_hash(self) -> str | None:
+        """Of the pod template that the serving pods are to have."""
+        wanted = self.wanted_deployment
+        return None if wanted is None else digest(wanted["spec"]["template"])
+
+    def after(self, status: EvolvingAgentStatus) -> Situation:
+        """The same, as it will be once this status is written."""
+        agent = replace(self.observed.agent, status=status)
+        return replace(self, observed=replace(self.observed, agent=agent))
+
+    @property
+    def is_autoscaled(self) -> bool:
+        """Whether the Deployment's replicas are an autoscaler's since the user last spoke about them."""
+        deployment, replicas = self.observed.deployment, self.spec.agent.replicas
+        return (
+            deployment is not None
+            and deployment.autoscaled
+            and deployment.asked == str(replicas)
+            and replicas > 0
+        )
 
     @property
     def settled(self) -> bool:
@@ -106,7 +131,7 @@ class Situation:
             and deployment.applied_hash == applied_hash(wanted)
             and deployment.stamp == self.active_hash
             and not deployment.stale
-            and deployment.wanted == self.spec.agent.replicas
+            and (self.is_autoscaled or deployment.wanted == self.spec.agent.replicas)
             and deployment.updated == deployment.wanted
             and deployment.replicas == deployment.wanted
             and deployment.available == deployment.wanted

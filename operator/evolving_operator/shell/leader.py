@@ -8,6 +8,7 @@ cannot go on beside the next leader's work.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +23,11 @@ from evolving_operator.cluster.kinds import LEASE
 logger = logging.getLogger(__name__)
 
 Raw = dict[str, Any]
+
+
+def _since_boot() -> float:
+    """Seconds that go on while the machine is suspended, unlike time.monotonic()."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class LeadershipLostError(Exception):
@@ -53,7 +59,7 @@ class Leadership:
         settings: LeaseSettings,
         identity: str,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = _since_boot,
     ) -> None:
         self._gateway = gateway
         self._settings = settings
@@ -62,6 +68,7 @@ class Leadership:
         self._seen: tuple[str, str] | None = None  # holder and renewal time, as the Lease last had them
         self._seen_at = 0.0
         self._renewed_at = 0.0
+        self._released = asyncio.Event()
         self._held: Raw | None = None  # the Lease as this process last wrote it
 
     async def acquire(self) -> None:
@@ -73,7 +80,15 @@ class Leadership:
                     return
             except ClusterError as error:
                 logger.warning("no Lease", extra={"error": str(error)})
-            await asyncio.sleep(self._settings.interval)
+            self._released.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.interval):
+                    await self._released.wait()
+
+    def seen(self, lease: Raw) -> None:
+        """A watch has brought this state of the Lease: where nobody holds it, the wait is over."""
+        if not (lease.get("spec") or {}).get("holderIdentity"):
+            self._released.set()
 
     async def keep(self) -> None:
         """Renew the Lease for ever. Raises LeadershipLostError where it is lost, or may be."""
@@ -89,6 +104,12 @@ class Leadership:
                     why = str(error) or "no answer in time"
                     raise LeadershipLostError(f"the Lease could not be renewed: {why}") from error
                 logger.warning("renewal failed", extra={"error": str(error) or "no answer in time"})
+
+    def check(self) -> None:
+        """Raises LeadershipLostError where the last renewal is so long ago that another may lead by now."""
+        silent = self._clock() - self._renewed_at
+        if silent >= self._settings.renew_deadline:
+            raise LeadershipLostError(f"the Lease was last renewed {silent:.1f} s ago")
 
     async def release(self) -> None:
         """Let the next process lead at once. Best effort: without it, it waits for the Lease to run out."""

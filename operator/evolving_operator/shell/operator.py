@@ -10,20 +10,25 @@ import signal
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import kopf
 
-from evolving_operator.cluster.cache import AgentKey, Cache, agent_key
+from evolving_operator.cluster.cache import Cache
+from evolving_operator.cluster.connection import Connection
 from evolving_operator.cluster.errors import ClusterError, Conflict, NotFound, Refused, Unavailable
 from evolving_operator.cluster.gateway import Gateway
-from evolving_operator.cluster.kinds import CACHED
-from evolving_operator.cluster.live import Connection, LiveGateway
+from evolving_operator.cluster.informer import Informer, Source
+from evolving_operator.cluster.kinds import AGENT, OWNED, Kind
+from evolving_operator.cluster.live import LiveGateway
+from evolving_operator.cluster.records import AgentKey
 from evolving_operator.settings import Settings
 from evolving_operator.shell import telemetry as telemetry_server
+from evolving_operator.shell.fence import Fence
 from evolving_operator.shell.handlers import registered, watch_settings
-from evolving_operator.shell.leader import Leadership, LeaseSettings
+from evolving_operator.shell.leader import Leadership, LeadershipLostError, LeaseSettings
 from evolving_operator.shell.reconciler import Reconciler
 from evolving_operator.shell.telemetry import Probes, Telemetry
 from evolving_operator.shell.workqueue import WorkQueue
@@ -33,16 +38,18 @@ logger = logging.getLogger(__name__)
 # Longer than a minute of an absent API server, which a restart of ours would not bring back.
 _FROZEN_SECONDS = 120
 _LIST_RETRY_SECONDS = 2.0
+_AFTER_LIST_SECONDS = 5.0
+_PATIENCE = timedelta(seconds=0.5)
 
 
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT. Raises what ended it otherwise: a lost Lease, a watch that gave up."""
-    connection = await Connection.load()
+    connection = Connection.load()
     lease = LeaseSettings(settings.lease_namespace, settings.lease_name, settings.lease_seconds)
     cache, queue = Cache(), WorkQueue[AgentKey]()
     telemetry = Telemetry(cache, queue.__len__)
     async with LiveGateway(connection, telemetry.requested) as gateway:
-        operator = Operator(settings, gateway, cache, queue, telemetry, lease)
+        operator = Operator(settings, gateway, gateway, cache, queue, telemetry, lease)
         server = await telemetry_server.serve(telemetry, operator.probes, settings.metrics_port)
         try:
             await _until_stopped(operator, connection, settings)
@@ -56,12 +63,38 @@ class Operator:
 
     settings: Settings
     gateway: Gateway
+    source: Source
     cache: Cache
     queue: WorkQueue[AgentKey]
     telemetry: Telemetry
     lease: LeaseSettings
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     chance: random.Random = field(default_factory=random.Random)
+    _leadership: Leadership = field(init=False)
+    _agents: list[Informer] = field(init=False)
+    _owned: list[Informer] = field(init=False)
+    _listing: asyncio.TimerHandle | None = None
+    _background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        identity = f"{self.settings.pod}_{uuid.uuid4().hex[:8]}"
+        self._leadership = Leadership(self.gateway, self.lease, identity)
+        self._agents = self._informers(self.agent_kind)
+        self._owned = [informer for kind in OWNED for informer in self._informers(kind)]
+
+    @property
+    def agent_kind(self) -> Kind:
+        """EvolvingAgents, as far as they are this installation's to look after.
+
+        Children are watched whosesoever they are: those of other agents are known, and left alone.
+        """
+        return replace(AGENT, selector=self.settings.label_selector)
+
+    def _informers(self, kind: Kind) -> list[Informer]:
+        return [
+            Informer(self.source, self.cache, kind, namespace, self.queue.add)
+            for namespace in self.settings.namespaces or (None,)
+        ]
 
     @property
     def probes(self) -> Probes:
@@ -74,30 +107,33 @@ class Operator:
             unready=lambda: None if self.synced.is_set() else "the first lists are not complete",
         )
 
-    async def lead(self) -> None:
-        """Wait for the Lease, then work until it is lost."""
+    async def work(self) -> None:
+        """Watch for ever; decide while leading. Raises what ends it."""
         await self._list_until_complete()
         self.synced.set()
-        leadership = Leadership(self.gateway, self.lease, f"{self.settings.pod}_{uuid.uuid4().hex[:8]}")
-        await leadership.acquire()
+        await _all_or_none([*(informer.run() for informer in self._owned), self._lead()])
+
+    async def _lead(self) -> None:
+        """Wait for the Lease, then decide until it is lost."""
+        await self._leadership.acquire()
         self.telemetry.leader.set(1)
         try:
-            await self._work(leadership)
+            await self._work(self._leadership)
         finally:
             self.telemetry.leader.set(0)
-            await leadership.release()
+            await self._leadership.release()
 
     async def _work(self, leadership: Leadership) -> None:
         reconciler = Reconciler(
-            self.gateway,
+            Fence(self.gateway, leadership),
             self.cache,
             self.settings.images,
+            patience=_PATIENCE,
             on_agent=self.telemetry.agent_changed,
             on_revision=self.telemetry.revision_changed,
         )
-        for raw in self.cache.agents():
-            if (key := agent_key(raw)) is not None:
-                self.queue.add(key)
+        for key in self.cache.agent_keys():
+            self.queue.add(key)
         jobs: list[Awaitable[None]] = [leadership.keep(), self._resync()]
         jobs += [self._worker(reconciler) for _ in range(self.settings.workers)]
         await _all_or_none(jobs)
@@ -130,6 +166,8 @@ class Operator:
             wait = self.queue.retry(key)
             logger.error("refused", extra={**where, "error": str(error), "retry_in": wait})
             return "refused"
+        except LeadershipLostError:
+            raise
         except Exception:
             self.queue.retry(key)
             logger.exception("failed", extra=where)
@@ -148,9 +186,8 @@ class Operator:
                 await self._list()
             except ClusterError as error:
                 logger.warning("lists failed", extra={"error": str(error)})
-            for raw in self.cache.agents():
-                if (key := agent_key(raw)) is not None:
-                    self.queue.add_after(key, self.chance.uniform(0, seconds / 2))
+            for key in self.cache.agent_keys():
+                self.queue.add_after(key, self.chance.uniform(0, seconds / 2))
 
     async def _list_until_complete(self) -> None:
         """To decide upon half a cache would be to create what is there already."""
@@ -163,21 +200,47 @@ class Operator:
                 await asyncio.sleep(_LIST_RETRY_SECONDS)
 
     async def _list(self) -> None:
-        for namespace in self.settings.namespaces or (None,):
-            for kind in CACHED:
-                items, version = await self.gateway.list_all(kind, namespace)
-                for key in self.cache.reconcile(kind, namespace, items, version):
-                    self.queue.add(key)
+        await asyncio.gather(*(informer.list() for informer in (*self._agents, *self._owned)))
+
+    def lease_was_seen(self, lease: dict[str, Any]) -> None:
+        """It came back through a watch of kopf's: that watch lives."""
+        self.telemetry.heartbeat.beat()
+        self._leadership.seen(lease)
+
+    def agents_were_listed(self) -> None:
+        """kopf's watch began anew: soon, find out which agents went meanwhile."""
+        if self._listing is None:
+            loop = asyncio.get_running_loop()
+            self._listing = loop.call_later(_AFTER_LIST_SECONDS, self._list_agents)
+
+    def _list_agents(self) -> None:
+        async def listed() -> None:
+            try:
+                await asyncio.gather(*(informer.list() for informer in self._agents))
+            except ClusterError as error:
+                logger.warning("lists failed", extra={"error": str(error)})
+                self.agents_were_listed()
+
+        self._listing = None
+        self._background.add(task := asyncio.create_task(listed(), name="agents"))
+        task.add_done_callback(self._background.discard)
 
 
 async def _until_stopped(operator: Operator, connection: Connection, settings: Settings) -> None:
     """Run kopf's watches and our work side by side; the first to end ends the other."""
     stopping, watches_stop = asyncio.Event(), asyncio.Event()
-    registry = registered(operator.cache, operator.queue, operator.telemetry.heartbeat, _login(connection))
+    registry = registered(
+        operator.agent_kind,
+        operator.cache,
+        operator.queue,
+        login=_login(connection),
+        on_list=operator.agents_were_listed,
+        on_lease=operator.lease_was_seen,
+    )
     before = asyncio.all_tasks()
     kopf_tasks = await kopf.spawn_tasks(
         registry=registry,
-        settings=watch_settings(operator.lease),
+        settings=watch_settings(operator.agent_kind, operator.lease),
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
@@ -188,7 +251,7 @@ async def _until_stopped(operator: Operator, connection: Connection, settings: S
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     watches = asyncio.create_task(kopf.run_tasks(kopf_tasks, ignored=before), name="watches")
-    work = asyncio.create_task(operator.lead(), name="work")
+    work = asyncio.create_task(operator.work(), name="work")
     stop = asyncio.create_task(stopping.wait(), name="stop")
     await asyncio.wait({watches, work, stop}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
@@ -204,19 +267,10 @@ async def _until_stopped(operator: Operator, connection: Connection, settings: S
 
 
 def _login(connection: Connection) -> Callable[..., Any]:
-    """kopf asks again when the API server refuses the token, and gets the one of now."""
+    """kopf's requests carry our credentials. It closes the session, and asks for another after a refusal."""
 
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        credentials = await connection.authorization()
-        return kopf.ConnectionInfo(
-            server=connection.server,
-            ca_path=connection.ca_path,
-            insecure=connection.is_insecure,
-            scheme=credentials[0] if credentials else None,
-            token=credentials[1] if credentials else None,
-            certificate_path=connection.certificate_path,
-            private_key_path=connection.private_key_path,
-        )
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return kopf.AiohttpSession(server=connection.server, aiohttp_session=connection.session())
 
     return login
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from evolving_operator.api import names
 from evolving_operator.api.models import AgentRevisionStatus, EvolvingAgentStatus
-from evolving_operator.cluster.cache import AgentKey, Cache
+from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.errors import AlreadyExists, Invalid, NotFound, Refused
 from evolving_operator.cluster.gateway import Gateway
+from evolving_operator.cluster.kinds import AGENT
+from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
+from evolving_operator.core.clock import Timers
+from evolving_operator.core.debts import decide_debts
 from evolving_operator.core.decide import decide
-from evolving_operator.core.observed import Observed, Refusal
-from evolving_operator.core.plan import Action, Apply, Create, Delete, Manifest, WriteStatus
-from evolving_operator.core.reading import read_observed
+from evolving_operator.core.health import CONTESTED_AFTER
+from evolving_operator.core.observed import Correction, Observed, Refusal
+from evolving_operator.core.ownership import owned_fields
+from evolving_operator.core.plan import Action, Apply, Create, Delete, Manifest, Plan, WriteStatus
+from evolving_operator.core.reading import read_observed, read_orphaned
 from evolving_operator.core.situation import applied_hash
 
 logger = logging.getLogger(__name__)
@@ -28,6 +34,10 @@ RevisionTransition = Callable[[AgentKey, AgentRevisionStatus | None, AgentRevisi
 
 # What the API server refused may be accepted later (a quota is raised, a policy removed).
 _REFUSAL_RETRY = timedelta(seconds=60)
+# A child that somebody keeps changing is set right at once a few times, then later each time.
+_FIRST_CORRECTION_DELAY = timedelta(seconds=10)
+_LAST_CORRECTION_DELAY = timedelta(seconds=600)
+_CORRECTIONS_ARE_FORGOTTEN_AFTER = timedelta(seconds=1800)
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,19 @@ class _Refused:
     retry_at: datetime
 
 
+@dataclass(frozen=True)
+class _Corrected:
+    correction: Correction
+    at: datetime
+    retry_at: datetime
+
+
 class Reconciler:
-    """Holds nothing that a restart would miss: all it knows is in the cache, and that in the cluster."""
+    """Holds nothing that a restart would miss: all it knows is in the cache, and that in the cluster.
+
+    Children that were just applied are about to be answered by their controllers. What there is to say of
+    them waits for that, `patience` at most: it is said once, not once for each answer.
+    """
 
     def __init__(
         self,
@@ -46,6 +67,7 @@ class Reconciler:
         images: Images,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        patience: timedelta = timedelta(0),
         on_agent: AgentTransition = lambda *_: None,
         on_revision: RevisionTransition = lambda *_: None,
     ) -> None:
@@ -53,9 +75,12 @@ class Reconciler:
         self._cache = cache
         self._images = images
         self._clock = clock
+        self._patience = patience
         self._on_agent = on_agent
         self._on_revision = on_revision
         self._refused: dict[AgentKey, dict[tuple[str, str], _Refused]] = {}
+        self._corrected: dict[AgentKey, dict[tuple[str, str], _Corrected]] = {}
+        self._applied_at: dict[AgentKey, datetime] = {}
 
     async def reconcile(self, key: AgentKey) -> float | None:
         """Bring one agent nearer to what it should be.
@@ -66,33 +91,90 @@ class Reconciler:
         now = self._clock()
         observed = self.observe(key, now)
         if observed is None:
-            self._refused.pop(key, None)
-            return None
-        plan = decide(observed, now)
-        for action in plan.actions:
-            await self._execute(key, observed, action)
+            self._corrected.pop(key, None)
+            self._applied_at.pop(key, None)
+        plan = await self._plan_for_what_is_left(key, now) if observed is None else decide(observed, now)
+        deeds, words = _deeds_and_words(plan.actions)
+        for action in deeds:
+            if not await self._execute(key, observed, action):
+                return 0.0
+            if isinstance(action, Apply):
+                self._applied_at[key] = now
+        wait = self._wait_for_answers(key, now)
+        if words and wait > 0:
+            return wait
+        for action in words:
+            if not await self._execute(key, observed, action):
+                break
         if plan.actions:
             return 0.0
+        self._forget_what_is_over(key, now)
         due = [refused.retry_at for refused in self._refused.get(key, {}).values()]
+        due += [corrected.retry_at for corrected in self._corrected.get(key, {}).values()]
         due += [plan.requeue_at] if plan.requeue_at is not None else []
-        return max(0.0, (min(due) - now).total_seconds()) if due else None
+        coming = [(moment - now).total_seconds() for moment in due if moment > now]
+        return min(coming) if coming else None
+
+    def _wait_for_answers(self, key: AgentKey, now: datetime) -> float:
+        """Seconds until patience with the controllers of what was last applied is at its end."""
+        if key not in self._applied_at:
+            return 0.0
+        wait = (self._applied_at[key] + self._patience - now).total_seconds()
+        if wait <= 0:
+            del self._applied_at[key]
+        return wait
+
+    async def _plan_for_what_is_left(self, key: AgentKey, now: datetime) -> Plan:
+        """Of an agent that is not known: it is gone, or another installation looks after it."""
+        debts, jobs = read_orphaned(self._cache.owned(key))
+        if not debts:
+            return Plan()
+        try:
+            living = (await self._gateway.read(AGENT, *key))["metadata"]["uid"]
+        except NotFound:
+            living = None
+        timers = Timers(now)
+        actions = tuple(decide_debts(debts, jobs, living, self._refusals(key, now), timers))
+        return Plan(actions, timers.earliest)
+
+    def _forget_what_is_over(self, key: AgentKey, now: datetime) -> None:
+        """What could have been tried again by now, and was not: it is no longer wanted, or at peace."""
+        refused = {name: item for name, item in self._refused.pop(key, {}).items() if item.retry_at > now}
+        if refused:
+            self._refused[key] = refused
+        corrected = {
+            name: item
+            for name, item in self._corrected.pop(key, {}).items()
+            if now - item.at < _CORRECTIONS_ARE_FORGOTTEN_AFTER
+        }
+        if corrected:
+            self._corrected[key] = corrected
 
     def observe(self, key: AgentKey, now: datetime) -> Observed | None:
         """Everything that is known about the agent; None where there is no such agent."""
         agent = self._cache.agent(key)
         if agent is None:
             return None
-        refusals = tuple(
+        corrections = tuple(
+            replace(corrected.correction, is_due=corrected.retry_at <= now)
+            for corrected in self._corrected.get(key, {}).values()
+        )
+        refusals = self._refusals(key, now)
+        return read_observed(agent, self._cache.owned(key), self._images, refusals, corrections)
+
+    def _refusals(self, key: AgentKey, now: datetime) -> tuple[Refusal, ...]:
+        return tuple(
             replace(refused.refusal, is_due=refused.retry_at <= now)
             for refused in self._refused.get(key, {}).values()
         )
-        return read_observed(agent, self._cache.owned(key), self._images, refusals)
 
-    async def _execute(self, key: AgentKey, observed: Observed, action: Action) -> None:
+    async def _execute(self, key: AgentKey, observed: Observed | None, action: Action) -> bool:
+        """Whether the rest of the plan may follow."""
         match action:
             case Apply(manifest) | Create(manifest):
-                await self._write(key, action, manifest)
-            case WriteStatus(manifest):
+                is_written = await self._write(key, action, manifest)
+                return is_written or not action.is_required
+            case WriteStatus(manifest) if observed is not None:
                 await self._write_status(key, observed, manifest)
             case Delete(ref):
                 try:
@@ -105,23 +187,27 @@ class Reconciler:
                     self._cache.put(_typed(remaining, ref.api_version, ref.kind))
                 logger.info("deleted", extra={"object": f"{ref.kind}/{ref.name}", "namespace": ref.namespace})
 
-    async def _write(self, key: AgentKey, action: Apply | Create, manifest: Manifest) -> None:
-        """A refused object is noted for the conditions, and keeps nothing else from being written."""
+        return True
+
+    async def _write(self, key: AgentKey, action: Apply | Create, manifest: Manifest) -> bool:
+        """False for a refused object: it is noted for the conditions."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         refused = self._refused.setdefault(key, {})
         try:
             if isinstance(action, Apply):
-                stored = await self._gateway.apply(manifest)
+                stored = await self._apply(action)
             else:
                 stored = await self._gateway.create(manifest)
         except AlreadyExists:
-            return  # somebody took the lock before us: an earlier run of this very decision
+            return True  # somebody took the lock before us: an earlier run of this very decision
         except Refused as error:
             fields = f" ({', '.join(error.fields)})" if isinstance(error, Invalid) and error.fields else ""
+            logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
+            if kind == "Event":
+                return False  # nothing depends on it, and nothing would ever take the note back
             refusal = Refusal(kind, name, applied_hash(manifest), error.reason, f"{error}{fields}")
             refused[(kind, name)] = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
-            logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
-            return
+            return False
         finally:
             if not refused:
                 self._refused.pop(key, None)
@@ -130,6 +216,35 @@ class Reconciler:
         if kind != "Event":
             self._cache.put(_typed(stored, manifest["apiVersion"], kind))
             logger.info("wrote", extra={"object": f"{kind}/{name}", "namespace": key[0]})
+        if isinstance(action, Apply) and action.corrects:
+            self._note_correction(key, kind, name, action.corrects, owned_fields(stored))
+        return True
+
+    async def _apply(self, action: Apply) -> Raw:
+        """An apply leaves alone what others added to a list, even where both together are invalid.
+
+        A second port of the same name is such a thing. Then the list is set back as a whole first.
+        """
+        try:
+            return await self._gateway.apply(action.manifest)
+        except Invalid:
+            if not action.corrects:
+                raise
+        await self._gateway.overwrite(action.manifest)
+        return await self._gateway.apply(action.manifest)
+
+    def _note_correction(
+        self, key: AgentKey, kind: str, name: str, fields: tuple[str, ...], owned: str
+    ) -> None:
+        """Remembered for a while, so that who else insists on these fields is not fought at full speed."""
+        now, known = self._clock(), self._corrected.get(key, {}).get((kind, name))
+        is_insisted_on = known is not None and not set(fields).isdisjoint(known.correction.fields)
+        count = known.correction.count + 1 if known is not None and is_insisted_on else 1
+        delay = timedelta(0)
+        if count >= CONTESTED_AFTER:
+            delay = min(_LAST_CORRECTION_DELAY, _FIRST_CORRECTION_DELAY * 2 ** (count - CONTESTED_AFTER))
+        item = _Corrected(Correction(kind, name, count, fields, owned), now, now + delay)
+        self._corrected.setdefault(key, {})[(kind, name)] = item
 
     async def _write_status(self, key: AgentKey, observed: Observed, manifest: Manifest) -> None:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
@@ -152,3 +267,21 @@ class Reconciler:
 def _typed(stored: Raw, api_version: str, kind: str) -> Raw:
     """Some answers leave the type out."""
     return {"apiVersion": api_version, "kind": kind, **stored}
+
+
+def _deeds_and_words(actions: Sequence[Action]) -> tuple[Sequence[Action], Sequence[Action]]:
+    """What changes something, and what at the end of the plan only tells: Events and the agent's status."""
+    end = len(actions)
+    while end and _only_tells(actions[end - 1]):
+        end -= 1
+    return actions[:end], actions[end:]
+
+
+def _only_tells(action: Action) -> bool:
+    match action:
+        case WriteStatus(manifest):
+            return bool(manifest["kind"] == names.AGENT_KIND)
+        case Create(manifest):
+            return bool(manifest["kind"] == "Event")
+        case _:
+            return False

@@ -20,7 +20,8 @@ from evolving_operator.api.models import (
     RunState,
     RunStatus,
 )
-from evolving_operator.cluster.cache import AgentKey, Cache
+from evolving_operator.cluster.cache import Cache
+from evolving_operator.cluster.records import AgentKey
 
 _PREFIX = "evolving_operator"
 _AGENT = ("namespace", "agent")

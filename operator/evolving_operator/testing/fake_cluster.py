@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from evolving_operator.api import names
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound
 from evolving_operator.cluster.kinds import CACHED, Kind, kind_of
@@ -65,8 +66,21 @@ class FakeCluster:
     async def apply(self, manifest: Manifest) -> Raw:
         self._strike("before", manifest["kind"])
         known = self._objects.get(_key(manifest))
-        stored = self._insert(manifest) if known is None else self._update(known, manifest)
+        others = [] if known is None else known["metadata"].get("managedFields", [])[1:]
+        if "replicas" in manifest.get("spec", {}):  # taken over by force
+            others = [entry for entry in others if entry.get("subresource") != "scale"]
+        metadata = {**manifest["metadata"], "managedFields": [_applied_entry(manifest), *others]}
+        wanted = {**manifest, "metadata": metadata}
+        if known is None:
+            stored = self._insert(wanted)
+        else:
+            stored = self._update(known, _merged(known, _owned(known), wanted))
         return self._written("apply", stored)
+
+    async def overwrite(self, manifest: Manifest) -> Raw:
+        self._strike("before", manifest["kind"])
+        known = self._known(manifest)
+        return self._written("overwrite", self._update(known, _merged(known, {}, manifest)))
 
     async def apply_status(self, manifest: Manifest) -> Raw:
         self._strike("before", manifest["kind"])
@@ -123,7 +137,7 @@ class FakeCluster:
     def put(self, manifest: Manifest) -> Raw:
         """Create or change an object as a user, a controller or kubelet would."""
         known = self._objects.get(_key(manifest))
-        stored = self._insert(manifest) if known is None else self._update(known, manifest)
+        stored = self._insert(manifest) if known is None else self._update(known, _disowned(known, manifest))
         if "status" in manifest and stored.get("status") != manifest["status"]:
             stored["status"] = copy.deepcopy(manifest["status"])
             self._touch(stored)
@@ -223,6 +237,60 @@ class FakeCluster:
             if fault.at < 0 and fault.when == when:
                 self.faults.remove(fault)
                 raise fault.error
+
+
+def _applied_entry(manifest: Raw) -> Raw:
+    """The record of an apply. Lists are owned as a whole here: the API server goes by their keys."""
+
+    def tree(value: Any) -> Raw:
+        if not isinstance(value, dict):
+            return {}
+        return {f"f:{name}": tree(item) for name, item in value.items()}
+
+    fields = tree({key: value for key, value in manifest.items() if key not in ("apiVersion", "kind")})
+    return {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}
+
+
+def _owned(known: Raw) -> Raw:
+    """The record of what the operator applied, as far as it stands."""
+    entries = known["metadata"].get("managedFields")
+    return entries[0]["fieldsV1"] if entries else {}
+
+
+def _disowned(known: Raw, changed: Raw) -> Raw:
+    """The changed object, with a record in which the operator owns what nobody else has changed."""
+    entries = changed["metadata"].get("managedFields")
+    if not entries:
+        return changed
+    fields = [{**entries[0], "fieldsV1": _untouched(_owned(known), known, changed)}, *entries[1:]]
+    return {**changed, "metadata": {**changed["metadata"], "managedFields": fields}}
+
+
+def _merged(live: Raw, owned: Raw, wanted: Raw) -> Raw:
+    """What an apply makes of the live object: what it says, and what others own beside it."""
+    added = {key: value for key, value in live.items() if key not in wanted and f"f:{key}" not in owned}
+    merged = {
+        key: _merged(live[key], owned.get(f"f:{key}", {}), value)
+        if isinstance(value, dict) and isinstance(live.get(key), dict)
+        else value
+        for key, value in wanted.items()
+    }
+    return {**added, **merged}
+
+
+def _untouched(tree: Raw, known: Any, changed: Any) -> Raw:
+    """The part of the tree whose fields are the same in both."""
+    kept: Raw = {}
+    for key, below in tree.items():
+        field_name = key.removeprefix("f:")
+        if not isinstance(changed, dict) or field_name not in changed:
+            continue
+        old, new = known.get(field_name), changed[field_name]
+        if not below:
+            kept |= {key: {}} if old == new else {}
+        elif rest := _untouched(below, old, new):
+            kept[key] = rest
+    return kept
 
 
 def _matches(kind: Kind, raw: Raw) -> bool:

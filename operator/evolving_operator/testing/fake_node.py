@@ -46,10 +46,13 @@ class FakeNode:
         for index in range(count):
             self._pod(agent, raw, index, ready=True)
 
-    def stick(self, agent: str, status: Raw | None = None, *, restarts: int = 0) -> str:
+    def stick(
+        self, agent: str, status: Raw | None = None, *, restarts: int = 0, pod: Raw | None = None
+    ) -> str:
         """One new pod that does not become ready, beside the old ones. Returns its name.
 
-        `status` is the container's status, e.g. `{"state": {"waiting": {"reason": …}}}`.
+        `status` is the container's status, e.g. `{"state": {"waiting": {"reason": …}}}`; `pod` adds to
+        that of the pod.
         """
         raw = self.deployment(agent)
         old = raw.get("status") or {}
@@ -62,7 +65,8 @@ class FakeNode:
             "availableReplicas": ready,
         }
         self.cluster.put(raw)
-        return self._pod(agent, raw, 99, ready=False, container={**(status or {}), "restartCount": restarts})
+        container = {**(status or {}), "restartCount": restarts}
+        return self._pod(agent, raw, 99, ready=False, container=container, more=pod)
 
     def exceed_deadline(self, agent: str) -> None:
         """The Deployment controller gives the rolling restart up."""
@@ -148,7 +152,14 @@ class FakeNode:
         ]
 
     def _pod(
-        self, agent: str, deployment: Raw, index: int, *, ready: bool, container: Raw | None = None
+        self,
+        agent: str,
+        deployment: Raw,
+        index: int,
+        *,
+        ready: bool,
+        container: Raw | None = None,
+        more: Raw | None = None,
     ) -> str:
         template = copy.deepcopy(deployment["spec"]["template"]["metadata"])
         stamp = template["annotations"][names.ANNOTATION_CONFIG_HASH]
@@ -164,6 +175,7 @@ class FakeNode:
                     "containerStatuses": [
                         {"name": names.CONTAINER_AGENT, "restartCount": 0, **(container or {})}
                     ],
+                    **(more or {}),
                 },
             }
         )

@@ -80,6 +80,21 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
         {"storage": {"volume": {"accessModes": ["ReadWriteMany"]}}},
         ["spec.agent.memory.type", "SQLite needs a volume that is ReadWriteOnce"],
     ),
+    "SQLite in an object store": (
+        {"storage": {"objectStore": {"bucket": "agents"}}},
+        ["spec.agent.memory.type", "SQLite needs a volume, and storage is an object store"],
+    ),
+    "a volume and an object store": (
+        {
+            "agent": {"memory": {"type": "Disabled"}},
+            "storage": {"volume": {}, "objectStore": {"bucket": "b-1"}},
+        },
+        ["spec.storage.objectStore", "choose volume or objectStore"],
+    ),
+    "a bucket that is none": (
+        {"agent": {"memory": {"type": "Disabled"}}, "storage": {"objectStore": {"bucket": "A"}}},
+        ["spec.storage.objectStore.bucket", "should match"],
+    ),
     "a size that is none": ({"storage": {"volume": {"size": "much"}}}, ["spec.storage.volume.size"]),
     "a schedule that is none": (
         {"curation": {"schedule": "every day"}},
@@ -119,7 +134,7 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
     ),
     "an MCP tool without an address": (
         tool(name="tickets", type="MCP"),
-        ["spec.agent.tools[0].url", "url is required when type is HTTP or MCP"],
+        ["spec.agent.tools[0].url", "url is required when type is MCP"],
     ),
     "an MCP tool with a method": (
         tool(name="tickets", type="MCP", url="http://tickets/mcp", method="GET"),
@@ -127,7 +142,44 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
     ),
     "an HTTP tool without a description": (
         tool(name="route", type="HTTP", url="http://desk/route", parameters={"type": "object"}),
-        ["spec.agent.tools[0].description", "description is required when type is HTTP"],
+        ["spec.agent.tools[0]", "a described call needs url, description and parameters"],
+    ),
+    "an HTTP tool with a description and a document": (
+        tool(name="shop", type="HTTP", description="d", openAPI={"url": "http://shop/openapi.json"}),
+        ["spec.agent.tools[0].openAPI", "come from the document"],
+    ),
+    "an OpenAPI document from nowhere": (
+        tool(name="shop", type="HTTP", openAPI={"operations": ["getOrder"]}),
+        ["spec.agent.tools[0].openAPI", "is at a url or in a configMapKeyRef"],
+    ),
+    "an OpenAPI document from a ConfigMap without a base": (
+        tool(name="shop", type="HTTP", openAPI={"configMapKeyRef": {"name": "api", "key": "shop.yaml"}}),
+        ["spec.agent.tools[0].url", "needs url, the base of its paths"],
+    ),
+    "a header with two values": (
+        tool(
+            name="tickets",
+            type="MCP",
+            url="http://tickets/mcp",
+            headers=[{"name": "X-Key", "value": "a", "secretKeyRef": {"name": "s", "key": "k"}}],
+        ),
+        ["spec.agent.tools[0].headers[0]", "either a value or a secretKeyRef"],
+    ),
+    "a module without its name": (
+        tool(name="orders", type="Module", configMapRef={"name": "orders"}),
+        ["spec.agent.tools[0].module", "module is required when type is Module"],
+    ),
+    "a module that is a path": (
+        tool(name="orders", type="Module", module="../orders"),
+        ["spec.agent.tools[0].module", "should match"],
+    ),
+    "headers of a module": (
+        tool(name="orders", type="Module", module="orders", headers=[{"name": "X-Key", "value": "a"}]),
+        ["spec.agent.tools[0].headers", "headers is only for type HTTP or MCP"],
+    ),
+    "a specialist in no mode": (
+        {"agent": {"specialists": [{"name": "a", "description": "d", "instructions": "i", "mode": "Ask"}]}},
+        ["spec.agent.specialists[0].mode", '"Handoff", "Tool"'],
     ),
     "a tool's name that no model can call": (
         tool(name="route request", type="MCP", url="http://desk/mcp"),
@@ -203,7 +255,7 @@ def test_what_is_stored_is_what_the_models_mean(api: RunningCluster, namespace: 
 
     stored = api.get("-n", namespace, "eva", "a" * 40)["spec"]
 
-    assert stored["storage"] == {"volume": {"size": "10Gi", "accessModes": ["ReadWriteOnce"]}}
+    assert stored["storage"] == {}
     assert EvolvingAgentSpec.model_validate(stored) == EvolvingAgentSpec.model_validate(written["spec"])
 
 
@@ -211,7 +263,7 @@ def test_a_volume_can_grow_and_nothing_else(api: RunningCluster, namespace: str)
     create(api, namespace, agent(storage={"volume": {"size": "2Gi"}}))
 
     patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"size": "3000Mi"}}}})
-    with pytest.raises(AssertionError, match=r"storage\.volume\.size.*can grow but not shrink"):
+    with pytest.raises(AssertionError, match=r"volume\.size: a volume can grow but not shrink"):
         patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"size": "2500Mi"}}}})
     with pytest.raises(AssertionError, match="storageClassName is immutable"):
         patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"storageClassName": "x"}}}})
@@ -219,6 +271,32 @@ def test_a_volume_can_grow_and_nothing_else(api: RunningCluster, namespace: str)
     shared = {"volume": {"accessModes": ["ReadWriteMany"]}}
     with pytest.raises(AssertionError, match="accessModes is immutable"):
         patch(api, namespace, "eva/support", {"spec": {"agent": without_sqlite, "storage": shared}})
+
+
+def test_a_volume_made_by_default_can_grow_and_nothing_else(api: RunningCluster, namespace: str) -> None:
+    create(api, namespace, agent())
+
+    with pytest.raises(AssertionError, match="a volume can grow but not shrink"):
+        patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"size": "2Gi"}}}})
+    with pytest.raises(AssertionError, match="only the size can be changed"):
+        patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"storageClassName": "x"}}}})
+    patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"size": "20Gi"}}}})
+    with pytest.raises(AssertionError, match="a volume can grow but not shrink"):
+        patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": None}}})
+
+
+def test_an_agents_store_stays_where_it_is(api: RunningCluster, namespace: str) -> None:
+    without_memory = {"memory": {"type": "Disabled"}}
+    bucket = {"bucket": "agents", "prefix": "production"}
+    create(api, namespace, agent(agent=without_memory, storage={"objectStore": bucket}))
+
+    for change in ({"bucket": "others"}, {"prefix": "staging"}, {"prefix": None}):
+        with pytest.raises(AssertionError, match="bucket and prefix are immutable"):
+            patch(api, namespace, "eva/support", {"spec": {"storage": {"objectStore": change}}})
+    with pytest.raises(AssertionError, match="does not move between a volume and an object store"):
+        patch(api, namespace, "eva/support", {"spec": {"storage": {"objectStore": None}}})
+    moved = {"endpoint": "http://minio.storage:9000", "credentialsSecretRef": {"name": "s3"}}
+    patch(api, namespace, "eva/support", {"spec": {"storage": {"objectStore": moved}}})
 
 
 def revision(**spec: Any) -> dict[str, Any]:

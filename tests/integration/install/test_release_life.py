@@ -41,9 +41,9 @@ def test_agents_outlive_the_release_that_brought_their_kind(cluster: RunningClus
         cluster.kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
     eventually(lambda: cluster.kubectl("create", "-f", "-", stdin=json.dumps(AGENT)), 30, "an agent is taken")
 
-    helm(cluster, "upgrade", "--set", "replicas=2", "--set", "logLevel=debug")
+    helm(cluster, "upgrade", "--set", "replicas=3", "--set", "logLevel=debug")
     deployment = cluster.get("-n", "ops", "deployment", "learning-evolving-agents")
-    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["replicas"] == 3
 
     helm(cluster, "uninstall", "--wait")
     assert cluster.get("-n", "ops", "deployments")["items"] == []

@@ -69,7 +69,7 @@ def agent(namespace: str, mode: AccessMode) -> BuildContext:
     spec["agent"]["replicas"] = 4
     spec["agent"]["memory"] = {"type": "Disabled"}
     spec["agent"]["podTemplate"] = {"spec": {"tolerations": [{"operator": "Exists"}]}}
-    spec["storage"]["volume"] |= {"accessModes": [mode.value], "storageClassName": ""}
+    spec["storage"] = {"volume": {"accessModes": [mode.value], "storageClassName": ""}}
     return replace(context, namespace=namespace, spec=type(context.spec).model_validate(spec))
 
 

@@ -32,23 +32,17 @@ AGENT = {
         "agent": {"instructions": "Help.", "replicas": 2},
         "curation": {"schedule": "@daily"},
         "training": {"schedule": "@daily", "backend": {"type": "OpenAI"}},
+        "rollout": {"bakeSeconds": 0},
+        "revisionHistoryLimit": 0,
+        "deletionPolicy": "Delete",
     },
 }
 # Rights that are needed, but that this story does not show as requests of their own.
 UNSEEN = {
-    # A server-side apply that creates is a `patch` to the audit log, and needs both rights.
-    ("configmaps", "create"),
-    ("cronjobs", "create"),
-    ("deployments", "create"),
-    ("persistentvolumeclaims", "create"),
-    ("poddisruptionbudgets", "create"),
-    ("serviceaccounts", "create"),
-    ("services", "create"),
     # Asked for by an admission plugin that not every cluster has.
     ("evolvingagents/finalizers", "update"),
-    # Old revisions and superseded Jobs take more than a spec to come about.
-    ("agentrevisions", "delete"),
-    ("jobs", "delete"),
+    # An agent is looked for only where it is gone, and its provider has something of it.
+    ("evolvingagents", "get"),
 }
 RBAC = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 
@@ -96,11 +90,16 @@ def requests_of(cluster: RunningCluster, rendered: Rendered, namespace: str) -> 
         ]
 
 
-def right(request: dict[str, Any]) -> tuple[str, str]:
-    """The resource (with its subresource) and the verb of a request."""
+def rights(request: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The resource (with its subresource) and the verbs of a request.
+
+    A server-side apply that creates is a `patch` to the audit log, and needs both rights.
+    """
     target = request.get("objectRef", {})
-    parts = [target[part] for part in ("resource", "subresource") if part in target]
-    return "/".join(parts), request["verb"]
+    resource = "/".join(target[part] for part in ("resource", "subresource") if part in target)
+    yield resource, request["verb"]
+    if request["verb"] == "patch" and request["responseStatus"]["code"] == 201:
+        yield resource, "create"
 
 
 @contextmanager
@@ -141,6 +140,15 @@ def test_an_agent_comes_and_changes_with_no_request_refused(
         ]
         return items
 
+    def is_approved(base: str) -> bool:
+        revision = f"arev/{names.revision('support', base, '', 'Base', '')}"
+        word = json.dumps({"spec": {"decision": "Approved"}})
+        return bool(api.kubectl("patch", "-n", namespace, revision, "--type=merge", "-p", word, check=False))
+
+    def is_served(base: str) -> bool:
+        status = api.get("-n", namespace, "eva/support")["status"]
+        return (status["active"]["modelID"], status.get("rollout", {}).get("step")) == (base, "Done")
+
     log = tmp_path / "operator.log"
     with installed_rights(api, namespace, [namespace] if is_namespaced else []) as rendered:
         kubeconfig = kubeconfig_of(api, rendered, namespace, tmp_path / "kubeconfig")
@@ -151,16 +159,32 @@ def test_an_agent_comes_and_changes_with_no_request_refused(
             eventually(lambda: len(children("cronjob")) == 2, 30, "two CronJobs")
             api.kubectl("annotate", "-n", namespace, "eva/support", f"{names.ANNOTATION_RUN}=curate:1")
             eventually(lambda: children("job"), 30, "the Job that was asked for")
-            change = {"spec": {"agent": {"replicas": 1}, "curation": None, "training": None}}
+            change = {
+                "spec": {
+                    "agent": {"replicas": 0},
+                    "curation": None,
+                    "training": None,
+                    "deletionPolicy": "Retain",
+                }
+            }
             api.kubectl("patch", "-n", namespace, "eva/support", "--type=merge", "-p", json.dumps(change))
             eventually(lambda: not children("cronjob") and not children("pdb"), 30, "what is not wanted goes")
             eventually(
+                lambda: len(children("configmap")) == 1, 30, "nothing is owed to the provider any more"
+            )
+            eventually(
                 lambda: api.get("-n", namespace, "events.events.k8s.io")["items"], 30, "an Event tells of it"
             )
+            for base in ("m2", "m3"):
+                rebase = json.dumps({"spec": {"model": {"base": base}}})
+                api.kubectl("patch", "-n", namespace, "eva/support", "--type=merge", "-p", rebase)
+                eventually(partial(is_approved, base), 30, f"a revision of {base}")
+                eventually(partial(is_served, base), 30, f"{base} is served")
+            eventually(lambda: len(children("arev")) == 2, 30, "a revision above the history limit goes")
         requests = requests_of(api, rendered, namespace)
-    refused = {right(request) for request in requests if request["responseStatus"]["code"] in (401, 403)}
-    assert refused == set()
-    used = {right(request) for request in requests}
+    refused = [request for request in requests if request["responseStatus"]["code"] in (401, 403)]
+    assert {right for request in refused for right in rights(request)} == set()
+    used = {right for request in requests for right in rights(request)}
     allowed = {
         (resource, verb)
         for rule in bound_rules(rendered)

@@ -17,7 +17,7 @@ from support.cluster import REPOSITORY
 from support.pods import Pod, a_config
 from support.sudden_death import Ledger, live_and_die, read_ids
 
-KILLS = int(os.environ.get("TORTURE_KILLS", "30"))
+KILLS = int(os.environ.get("TORTURE_KILLS", "100"))
 PODS = 2  # live and die at the same time, on one store
 MOST_ANSWERS = 60  # of one life: some die young, in their first file's first lines
 RESULTS = REPOSITORY / "docs" / "results" / "torture-agent.json"

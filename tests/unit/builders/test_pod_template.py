@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from evolving_operator.api import names
-from evolving_operator.api.pod_template import PodTemplate
+from evolving_operator.api.pod_template import PodMetadata, PodTemplate
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.strategic import merge_pod_template
 from support.golden import build_all, context_of
@@ -107,3 +108,46 @@ def test_a_users_affinity_is_added_to_the_same_node_rule() -> None:
 
     terms = merged["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert [t["topologyKey"] for t in terms] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+
+
+def test_a_training_pod_can_have_additions_of_its_own() -> None:
+    context = context_of("openai")
+    assert context.spec.training is not None
+    limits = {"nvidia.com/gpu": 1}
+    own = PodTemplate(
+        metadata=PodMetadata(labels={"queue": "gpu"}),
+        spec={"containers": [{"name": "job", "resources": {"limits": limits}}]},
+    )
+    training = context.spec.training.model_copy(update={"pod_template": own})
+    spec = context.spec.model_copy(update={"training": training})
+
+    built = build_all(replace(context, spec=spec))
+
+    template = _template(built["training_cron_job"])
+    assert _container(template, "job")["resources"]["limits"] == limits
+    assert template["metadata"]["labels"]["queue"] == "gpu"
+    assert "nodeSelector" not in template["spec"]  # the agent's are not added as well
+    assert _template(built["curation_cron_job"])["spec"]["nodeSelector"] == {"disk": "fast"}
+    assert "podTemplate" not in built["config_map"]["data"]["learning.json"]
+
+
+def test_directives_take_away_and_replace() -> None:
+    built = _template(build_all(context_of("lora"))["deployment"])
+    port = {"containerPort": 8080, "$patch": "delete"}
+    probe = {"$patch": "replace", "tcpSocket": {"port": 8080}}
+    added = PodTemplate(spec={"containers": [{"name": "agent", "ports": [port], "livenessProbe": probe}]})
+
+    agent = _container(merge_pod_template(built, added), "agent")
+
+    assert agent["ports"] == []
+    assert agent["livenessProbe"] == {"tcpSocket": {"port": 8080}}
+
+
+def test_the_operators_own_container_cannot_be_taken_away() -> None:
+    built = _template(build_all(context_of("lora"))["deployment"])
+
+    merged = merge_pod_template(
+        built, PodTemplate(spec={"containers": [{"name": "agent", "$patch": "delete"}]})
+    )
+
+    assert merged["spec"]["containers"] == built["spec"]["containers"]

@@ -116,6 +116,18 @@ def test_too_few_examples_are_no_dataset_and_the_report_says_what_is_missing(ben
     assert latest_manifest(bench.layout) is None
 
 
+def test_records_that_pods_had_to_drop_are_told(bench: JobBench) -> None:
+    write_log(bench.layout, taught(0, 20))
+    (log,) = bench.layout.episode_files
+    with log.open("ab") as file:
+        file.write(b'{"type":"gap","v":1,"time":"2026-01-01T00:00:00Z","kind":"episode","lost":17}\n')
+
+    report = curated(bench)
+
+    assert report.quarantined == 0
+    assert "17 records lost while the store refused writes" in report.message
+
+
 def test_bad_lines_are_quarantined_and_counted_and_a_torn_last_line_is_neither(bench: JobBench) -> None:
     write_log(bench.layout, taught(0, 20))
     log = bench.layout.episode_files[0]

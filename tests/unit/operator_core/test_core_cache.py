@@ -105,3 +105,24 @@ def test_ballast_is_not_kept() -> None:
     cache.put(job(10))
 
     assert "managedFields" not in cache.owned(KEY)[0]["metadata"]
+
+
+def test_an_agent_that_left_the_label_selector_may_come_back() -> None:
+    """Its watch says that it is deleted; its UID stays the same."""
+    cache = Cache()
+    cache.put(job(10))
+
+    cache.remove(job(12))
+
+    assert cache.put(job(12)) is None
+    assert cache.put(job(13)) == KEY
+
+
+def test_what_a_request_has_shown_to_be_gone_never_comes_back() -> None:
+    cache = Cache()
+    cache.put(job(10))
+
+    cache.forget("Job", "default", "j")
+
+    assert cache.put(job(11)) is None
+    assert held(cache) == []

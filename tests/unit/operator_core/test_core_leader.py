@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from evolving_operator.cluster.errors import Unavailable
+from evolving_operator.core.plan import ObjectRef
+from evolving_operator.shell.fence import Fence
 from evolving_operator.shell.leader import Leadership, LeadershipLostError, LeaseSettings
 from evolving_operator.testing.fake_cluster import FakeCluster, Fault
 
@@ -115,3 +117,47 @@ async def test_only_the_holder_releases(contest: Contest) -> None:
     await contest.candidate("b").release()
 
     assert contest.holder == "a"
+
+
+async def test_a_leader_that_slept_past_its_lease_writes_nothing(contest: Contest) -> None:
+    leader = contest.candidate("a")
+    await leader.acquire()
+    gateway = Fence(contest.cluster, leader)
+    config_map = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"namespace": "default", "name": "c", "labels": {}},
+    }
+    await gateway.apply(config_map)
+    before = list(contest.cluster.writes)
+
+    contest.clock.now += LEASE.renew_deadline
+
+    for write in (gateway.apply, gateway.overwrite, gateway.apply_status, gateway.create, gateway.replace):
+        with pytest.raises(LeadershipLostError):
+            await write(config_map)
+    with pytest.raises(LeadershipLostError):
+        await gateway.delete(ObjectRef("v1", "ConfigMap", "default", "c"))
+    assert contest.cluster.writes == before
+
+
+async def test_a_watch_that_sees_the_release_ends_the_wait(contest: Contest) -> None:
+    patient = LeaseSettings("default", "operator", 6000)  # asks a thousand seconds later by itself
+    first = Leadership(contest.cluster, patient, "a", clock=contest.clock)
+    second = Leadership(contest.cluster, patient, "b", clock=contest.clock)
+    await first.acquire()
+    waiting = asyncio.create_task(second.acquire())
+    await asyncio.sleep(0)
+
+    raw = contest.cluster.get("Lease", "operator")
+    assert raw is not None
+    second.seen(raw)  # it is held
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await first.release()
+    raw = contest.cluster.get("Lease", "operator")
+    assert raw is not None
+    second.seen(raw)
+
+    await asyncio.wait_for(waiting, 5)
+    assert contest.holder == "b"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from kubernetes.aio.client import Configuration
 
 from evolving_operator.api import names
+from evolving_operator.cluster.connection import Connection
+from evolving_operator.cluster.credentials import TokenFile
 from evolving_operator.cluster.errors import (
     AlreadyExists,
     Conflict,
@@ -20,7 +26,7 @@ from evolving_operator.cluster.errors import (
     Unavailable,
 )
 from evolving_operator.cluster.kinds import OWNED
-from evolving_operator.cluster.live import Connection, LiveGateway
+from evolving_operator.cluster.live import LiveGateway
 from evolving_operator.core.plan import ObjectRef
 
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"}}
@@ -54,9 +60,7 @@ async def connection(script: Script) -> AsyncIterator[Connection]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", script.handle)
     async with TestServer(app) as server:
-        configuration = Configuration(host=str(server.make_url("")).rstrip("/"))
-        configuration.api_key["BearerToken"] = "bearer first"
-        yield Connection(configuration)
+        yield Connection(str(server.make_url("")).rstrip("/"))
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ async def test_a_deletion_means_that_very_object(gateway: LiveGateway, script: S
     assert await gateway.delete(ObjectRef("batch/v1", "Job", "default", "j", "uid-1")) is None
 
     assert script.requests[0].path == "/apis/batch/v1/namespaces/default/jobs/j"
-    assert '"uid": "uid-1"' in script.bodies[0]
+    assert json.loads(script.bodies[0])["preconditions"] == {"uid": "uid-1"}
 
 
 async def test_a_long_list_comes_in_pages(gateway: LiveGateway, script: Script) -> None:
@@ -154,21 +158,93 @@ async def test_an_answer_that_is_no_status_is_still_an_error(gateway: LiveGatewa
         await gateway.apply(SERVICE)
 
 
-async def test_a_server_that_is_not_there_is_unavailable(connection: Connection) -> None:
-    connection.configuration.host = "http://127.0.0.1:9"
-    async with LiveGateway(connection) as gateway:
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    async with LiveGateway(Connection("http://127.0.0.1:9")) as gateway:
         with pytest.raises(Unavailable, match="PATCH"):
             await gateway.apply(SERVICE)
 
 
-async def test_a_renewed_token_is_used(gateway: LiveGateway, connection: Connection, script: Script) -> None:
-    def renew(configuration: Configuration) -> None:
-        configuration.api_key["BearerToken"] = f"bearer number-{len(script.requests)}"
+async def test_a_renewed_token_is_used(connection: Connection, script: Script, tmp_path: Path) -> None:
+    now, token = [0.0], tmp_path / "token"
+    credentials = TokenFile(token, clock=lambda: now[0])
+    async with LiveGateway(replace(connection, credentials=credentials)) as gateway:
+        for number, seconds in (("one", 0), ("two", 10), ("three", 61)):
+            token.write_text(f"{number}\n")
+            now[0] += seconds
+            script.say({"metadata": {}})
+            await gateway.apply(SERVICE)
 
-    connection.configuration.refresh_api_key_hook = renew
-    for _ in range(2):
+    tokens = [request.headers["Authorization"] for request in script.requests]
+    assert tokens == ["Bearer one", "Bearer one", "Bearer three"]
+
+
+async def test_a_token_that_was_refused_is_not_used_again(
+    connection: Connection, script: Script, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    async with LiveGateway(replace(connection, credentials=TokenFile(token))) as gateway:
+        token.write_text("old")
+        script.say({"reason": "Unauthorized"}, status=401)
+        with pytest.raises(Unavailable):
+            await gateway.apply(SERVICE)
+        token.write_text("new")
         script.say({"metadata": {}})
         await gateway.apply(SERVICE)
 
-    tokens = [request.headers["Authorization"] for request in script.requests]
-    assert tokens == ["Bearer number-0", "Bearer number-1"]
+    assert script.requests[-1].headers["Authorization"] == "Bearer new"
+
+
+async def test_a_token_that_cannot_be_read_is_a_reason_to_wait(
+    connection: Connection, tmp_path: Path
+) -> None:
+    async with LiveGateway(replace(connection, credentials=TokenFile(tmp_path / "none"))) as gateway:
+        with pytest.raises(Unavailable, match="token file"):
+            await gateway.apply(SERVICE)
+
+
+@asynccontextmanager
+async def watched(*pieces: bytes) -> AsyncIterator[tuple[LiveGateway, list[web.Request]]]:
+    """A gateway to a server that answers a watch with these pieces, and then is silent."""
+    requests: list[web.Request] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        requests.append(request)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+            await asyncio.sleep(0.01)  # so that it travels by itself
+        await asyncio.Event().wait()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with (
+        TestServer(app, handler_cancellation=True, shutdown_timeout=0.1) as server,
+        LiveGateway(Connection(str(server.make_url("")).rstrip("/"))) as gateway,
+    ):
+        yield gateway, requests
+
+
+async def test_a_watch_brings_lines_however_they_travel_and_silence_ends_it() -> None:
+    async with watched(b'{"a": 1}\n{"b"', b": 2}", b"\n", b'{"cut": ') as (gateway, requests):
+        lines = gateway.lines(JOBS, "here", "7", seconds=300, silent=0.3)
+
+        assert [await anext(lines), await anext(lines)] == [b'{"a": 1}', b'{"b": 2}']
+        with pytest.raises(Unavailable, match="watch /apis/batch/v1/namespaces/here/jobs"):
+            await anext(lines)
+
+    assert requests[0].query == {
+        "watch": "1",
+        "allowWatchBookmarks": "true",
+        "resourceVersion": "7",
+        "timeoutSeconds": "300",
+        "labelSelector": names.LABEL_AGENT,
+    }
+
+
+async def test_a_watch_that_is_refused_is_an_error(gateway: LiveGateway, script: Script) -> None:
+    script.say({"reason": "Expired", "message": "too old resource version"}, status=410)
+
+    with pytest.raises(NotFound, match="too old"):
+        await anext(gateway.lines(JOBS, None, "1", seconds=300, silent=5))

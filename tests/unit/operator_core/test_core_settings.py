@@ -23,11 +23,13 @@ def test_variables_are_read_and_empty_ones_are_as_good_as_none() -> None:
             "POD_NAME": "operator-0",
             "EVOLVING_OPERATOR_NAMESPACES": "a, b,",
             "EVOLVING_OPERATOR_AGENT_IMAGE": "registry/agent:2",
+            "EVOLVING_OPERATOR_LABEL_SELECTOR": "shard in (a,b)",
             "EVOLVING_OPERATOR_WORKERS": "",
         }
     )
 
     assert settings.namespaces == ("a", "b")
+    assert settings.label_selector == "shard in (a,b)"
     assert settings.images.agent == "registry/agent:2"
     assert settings.workers == 8
     assert (settings.lease_namespace, settings.pod) == ("system", "operator-0")

@@ -32,4 +32,5 @@ class BuildContext:
     @property
     def store_is_bound_to_one_node(self) -> bool:
         """A volume that cannot be mounted on two nodes ties all pods of the agent to one."""
-        return AccessMode.READ_WRITE_MANY not in self.spec.storage.volume.access_modes
+        claim = self.spec.storage.claim
+        return claim is not None and AccessMode.READ_WRITE_MANY not in claim.access_modes

@@ -6,7 +6,7 @@ from evolving_agent.contract.learning import Curation, Training
 from evolving_operator.api import names
 from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
 from evolving_operator.core.builders.context import BuildContext
-from evolving_operator.core.builders.job import curation_job_spec, training_job_spec
+from evolving_operator.core.builders.job import curation_job_spec, run_annotations, training_job_spec
 
 _STARTING_DEADLINE_SECONDS = 3600  # a run that was missed by more waits for its next time
 _HISTORY_LIMIT = 3  # Jobs kept, of each outcome: the operator reads their reports from the pods
@@ -33,6 +33,9 @@ def build_training_cron_job(context: BuildContext) -> Manifest:
 def _cron_job(
     context: BuildContext, name: str, component: str, scheduled: Curation | Training, job_spec: Manifest
 ) -> Manifest:
+    job_metadata: Manifest = {"labels": names.labels(context.name, component)}
+    if annotations := run_annotations(context, component):
+        job_metadata["annotations"] = annotations
     spec: Manifest = {
         "schedule": scheduled.schedule,
         "suspend": context.spec.suspend,
@@ -40,10 +43,7 @@ def _cron_job(
         "startingDeadlineSeconds": _STARTING_DEADLINE_SECONDS,
         "successfulJobsHistoryLimit": _HISTORY_LIMIT,
         "failedJobsHistoryLimit": _HISTORY_LIMIT,
-        "jobTemplate": {
-            "metadata": {"labels": names.labels(context.name, component)},
-            "spec": job_spec,
-        },
+        "jobTemplate": {"metadata": job_metadata, "spec": job_spec},
     }
     if scheduled.time_zone is not None:
         spec["timeZone"] = scheduled.time_zone

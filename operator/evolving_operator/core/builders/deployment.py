@@ -7,22 +7,25 @@ from evolving_operator.api import names
 from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
 from evolving_operator.core.builders.context import BuildContext
 from evolving_operator.core.builders.pod import Container, common_env, common_mounts, literal, pod_template
+from evolving_operator.core.builders.tool_files import tool_env, tool_mounts
 
 PORT_NAME = "http"
 # After the endpoint is taken out of the Service, kube-proxy still sends requests for a moment. The pod
 # keeps accepting for this long before it hears of SIGTERM, and then finishes what is under way.
 DRAIN_SECONDS = 5
-GRACE_SECONDS = 90
+# Beside the deadline of a request, which bounds all that runs at SIGTERM: accepting, reflections, the log.
+_MORE_GRACE_SECONDS = 30
 _STARTUP_SECONDS = 300  # a cold image cache or a slow disk must not look like a hang
 
 
-def build_deployment(context: BuildContext, config_hash: str) -> Manifest:
+def build_deployment(context: BuildContext, config_hash: str, *, sets_replicas: bool = True) -> Manifest:
     """`config_hash` is the stamp: the entry of agent_config.json that these pods serve.
 
-    `replicas` is always set. An autoscaler therefore targets the EvolvingAgent's own /scale, not this
-    Deployment, whose replicas would be set back.
+    Without `sets_replicas` their number stays what another made it: a HorizontalPodAutoscaler of this
+    Deployment. The annotation tells whether the user has changed `spec.agent.replicas` since.
     """
     spec = context.spec
+    replicas = {"replicas": spec.agent.replicas} if sets_replicas else {}
     return with_applied_hash(
         {
             "apiVersion": "apps/v1",
@@ -31,10 +34,13 @@ def build_deployment(context: BuildContext, config_hash: str) -> Manifest:
                 context,
                 names.deployment(context.name),
                 names.COMPONENT_AGENT,
-                annotations={names.ANNOTATION_CONFIG_HASH: config_hash},
+                annotations={
+                    names.ANNOTATION_CONFIG_HASH: config_hash,
+                    names.ANNOTATION_REPLICAS: str(spec.agent.replicas),
+                },
             ),
             "spec": {
-                "replicas": spec.agent.replicas,
+                **replicas,
                 "revisionHistoryLimit": 3,
                 "progressDeadlineSeconds": spec.rollout.progress_deadline_seconds,
                 "selector": {"matchLabels": names.selector_labels(context.name)},
@@ -47,7 +53,7 @@ def build_deployment(context: BuildContext, config_hash: str) -> Manifest:
                     names.COMPONENT_AGENT,
                     _container(context, config_hash),
                     restart_policy="Always",
-                    grace_seconds=GRACE_SECONDS,
+                    grace_seconds=spec.agent.limits.request_timeout_seconds + _MORE_GRACE_SECONDS,
                     annotations={names.ANNOTATION_CONFIG_HASH: config_hash},
                 ),
             },
@@ -60,8 +66,8 @@ def _container(context: BuildContext, config_hash: str) -> Container:
         name=names.CONTAINER_AGENT,
         image=context.agent_image,
         args=("serve",),
-        env=[*common_env(context), literal(env.CONFIG_HASH, config_hash)],
-        mounts=common_mounts(context),
+        env=[*common_env(context), literal(env.CONFIG_HASH, config_hash), *tool_env(context)],
+        mounts=(*common_mounts(context), *tool_mounts(context)),
         requests={"cpu": "50m", "memory": "192Mi"},
         extra={
             "ports": [{"name": PORT_NAME, "containerPort": env.SERVE_PORT, "protocol": "TCP"}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evolving_agent.contract import env
+from evolving_agent.contract.base import digest
 from evolving_agent.contract.learning import BackendType, LoRABackend, Training
 from evolving_operator.api import names
 from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
@@ -18,6 +19,7 @@ from evolving_operator.core.builders.pod import (
     pod_template,
     suite_mounts,
 )
+from evolving_operator.core.builders.tool_files import tool_env, tool_mounts
 
 _JOB_NAME_LABEL = "batch.kubernetes.io/job-name"  # set on the pod by the Job controller
 _CURATION_SECONDS = 4 * 3600
@@ -44,7 +46,11 @@ def training_job_spec(context: BuildContext) -> Manifest:
     if backend.type is BackendType.LORA and backend.lora is not None:
         container = _lora_container(context, backend.lora)
     else:
-        container = _container(context, names.COMPONENT_FINETUNE, extra_env=_training_key(training))
+        container = _container(
+            context,
+            names.COMPONENT_FINETUNE,
+            extra_env=[literal(env.AGENT_UID, context.uid), *_training_key(training)],
+        )
     return _job_spec(context, names.COMPONENT_FINETUNE, container, training.active_deadline_seconds)
 
 
@@ -62,8 +68,13 @@ def build_on_demand_job(context: BuildContext, component: str, run: str) -> Mani
         names.on_demand_job(context.name, component, run),
         component,
         specs[component](context) | {"ttlSecondsAfterFinished": _WEEK_SECONDS},
-        annotations={names.ANNOTATION_RUN: run},
+        annotations=run_annotations(context, component) | {names.ANNOTATION_RUN: run},
     )
+
+
+def run_annotations(context: BuildContext, component: str) -> dict[str, str]:
+    """On a training Job: what it trains from, by which it is known to be superseded."""
+    return {names.ANNOTATION_BASE: context.spec.model.base} if component == names.COMPONENT_FINETUNE else {}
 
 
 def build_evaluation_job(
@@ -79,10 +90,11 @@ def build_evaluation_job(
     container = _container(
         context,
         names.COMPONENT_EVALUATE,
-        mounts=suite_mounts(context),
+        mounts=(*suite_mounts(context), *tool_mounts(context)),  # tools that read are called
         extra_env=[
             literal(env.CANDIDATE_HASH, candidate_hash),
             literal(env.INCUMBENT_HASH, incumbent_hash),
+            *tool_env(context),
             *_suites_env(dataset_version),
         ],
     )
@@ -92,6 +104,7 @@ def build_evaluation_job(
         names.COMPONENT_EVALUATE,
         _job_spec(context, names.COMPONENT_EVALUATE, container, _EVALUATION_SECONDS, revision=revision),
         revision=revision,
+        annotations={names.ANNOTATION_SUITES: suites_digest(context)},
     )
 
 
@@ -115,7 +128,17 @@ def build_validation_job(
         names.COMPONENT_VALIDATE,
         _job_spec(context, names.COMPONENT_VALIDATE, container, _VALIDATION_SECONDS, revision=revision),
         revision=revision,
+        annotations={names.ANNOTATION_SUITES: suites_digest(context)},
     )
+
+
+def suites_digest(context: BuildContext) -> str:
+    """Of which cases are asked, and nothing of how the answers are judged."""
+    asked = [
+        [suite.name, suite.config_map_ref.to_wire() if suite.config_map_ref else None]
+        for suite in context.spec.evaluation.effective_suites
+    ]
+    return digest(asked)
 
 
 def _suites_env(dataset_version: str | None) -> list[Manifest]:

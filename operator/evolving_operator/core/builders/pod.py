@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evolving_agent.contract import env
-from evolving_agent.contract.config import Endpoint, SecretKeyRef
+from evolving_agent.contract.config import Endpoint
+from evolving_agent.contract.refs import SecretKeyRef
 from evolving_operator.api import names
+from evolving_operator.api.pod_template import PodTemplate
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.context import BuildContext
 from evolving_operator.core.builders.strategic import merge_pod_template
@@ -75,6 +77,7 @@ def common_env(context: BuildContext) -> list[Manifest]:
         literal(env.CONFIG_DIR, env.DEFAULT_CONFIG_DIR),
         literal(env.STORE, env.DEFAULT_STORE),
         literal(env.TERMINATION_LOG, env.DEFAULT_TERMINATION_LOG),
+        *_object_store_env(context),
         literal("HOME", _TMP),  # libraries that cache below the home directory find a writable one
         *endpoint_key(env.API_KEY, context.spec.model.endpoint),
     ]
@@ -89,13 +92,35 @@ def common_mounts(context: BuildContext) -> tuple[Mount, ...]:
             {"configMap": {"name": names.config_map(context.name)}},
             read_only=True,
         ),
-        Mount(
-            "store",
-            env.DEFAULT_STORE,
-            {"persistentVolumeClaim": {"claimName": names.store_claim(context.name)}},
-        ),
+        Mount("store", env.DEFAULT_STORE, _store_source(context)),
         Mount("tmp", _TMP, {"emptyDir": {}}),
     )
+
+
+def _store_source(context: BuildContext) -> Manifest:
+    """The store itself, or with an object store the pod's own copy of what it reads and writes there."""
+    if context.spec.storage.claim is None:
+        return {"emptyDir": {}}
+    return {"persistentVolumeClaim": {"claimName": names.store_claim(context.name)}}
+
+
+def _object_store_env(context: BuildContext) -> list[Manifest]:
+    """Where the object store is, and its key; nothing where the store is a volume."""
+    store = context.spec.storage.object_store
+    if store is None:
+        return []
+    folder = "/".join(filter(None, (store.prefix, context.namespace, context.name)))
+    variables = [
+        literal(env.OBJECT_STORE, f"s3://{store.bucket}/{folder}"),
+        literal(env.AWS_REGION, store.region),
+    ]
+    if store.endpoint is not None:
+        variables.append(literal(env.AWS_ENDPOINT, store.endpoint))
+    if store.credentials_secret_ref is not None:
+        secret = store.credentials_secret_ref.name
+        keys = (env.AWS_ACCESS_KEY_ID, env.AWS_SECRET_ACCESS_KEY)
+        variables += [from_secret(key, SecretKeyRef(name=secret, key=key)) for key in keys]
+    return variables
 
 
 def suite_mounts(context: BuildContext) -> tuple[Mount, ...]:
@@ -155,7 +180,15 @@ def pod_template(
     }
     if context.store_is_bound_to_one_node:
         spec["affinity"] = {"podAffinity": _same_node(context)}
-    return merge_pod_template({"metadata": metadata, "spec": spec}, context.spec.agent.pod_template)
+    return merge_pod_template({"metadata": metadata, "spec": spec}, _added_to(context, component))
+
+
+def _added_to(context: BuildContext, component: str) -> PodTemplate:
+    """What the user adds to the pods: training may have needs of its own."""
+    training = context.spec.training
+    if component == names.COMPONENT_FINETUNE and training is not None and training.pod_template is not None:
+        return training.pod_template
+    return context.spec.agent.pod_template
 
 
 def _container(container: Container) -> Manifest:

@@ -9,8 +9,13 @@ from evolving_operator.core.builders.context import BuildContext
 
 
 def build_store_claim(context: BuildContext) -> Manifest:
-    """Owned by the agent only under deletionPolicy Delete: else it stays for a new agent of that name."""
-    volume = context.spec.storage.volume
+    """Owned by the agent only under deletionPolicy Delete: else it stays for a new agent of that name.
+
+    Raises ValueError for a spec whose storage is an object store.
+    """
+    volume = context.spec.storage.claim
+    if volume is None:
+        raise ValueError(f"{context.name} keeps its experience in an object store: it has no volume to claim")
     spec: Manifest = {
         "accessModes": [mode.value for mode in volume.access_modes],
         "resources": {"requests": {"storage": volume.size}},

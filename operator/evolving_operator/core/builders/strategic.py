@@ -1,8 +1,9 @@
 """Merges what a user adds to a pod into what the operator builds, as a strategic merge patch would.
 
-Maps are merged; lists that have a key (containers, env, volumes, …) are merged by it; some lists are
-appended; all others are replaced; a null takes a field away. Where the operator's own needs and the
-user's collide, the operator's win: they are what makes the pod serve the right revision.
+Maps are merged; lists that have a key (containers, env, volumes, …) are merged by it; all others are
+replaced; a null, or `$patch: delete`, takes away; `$patch: replace` replaces. A property test compares the
+outcome with the API server's own. Where the operator's own needs and the user's collide, the operator's
+win: they are what makes the pod serve the right revision. So terms of affinity are appended.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from evolving_operator.api.pod_template import MERGED_BY, REPLACED_BY, PodTempla
 from evolving_operator.core.builders.base import Manifest
 
 _APPENDED = {
-    "tolerations",
-    "envFrom",
     "requiredDuringSchedulingIgnoredDuringExecution",
     "preferredDuringSchedulingIgnoredDuringExecution",
 }
+_PATCH = "$patch"
+_RETAIN_KEYS = "$retainKeys"
 _OWNED_POD_FIELDS = ("serviceAccountName", "automountServiceAccountToken", "restartPolicy")
 _OWNED_CONTAINER_FIELDS = ("image", "args", "terminationMessagePath", "terminationMessagePolicy")
 
@@ -53,7 +54,7 @@ def _with_owned_fields(spec: Manifest, built: Manifest) -> Manifest:
     own = built["containers"][0]
     containers = [
         _with_owned_container_fields(container, own) if container["name"] == own["name"] else container
-        for container in spec["containers"]
+        for container in _by_key([own], spec["containers"], "name")  # its own is there, whatever is taken
     ]
     return {
         **spec,
@@ -74,14 +75,19 @@ def _with_owned_container_fields(container: Manifest, own: Manifest) -> Manifest
 
 
 def _merge(built: Any, added: Any) -> Any:
+    """A strategic merge of two values, by the rules of the API's own pod types."""
     if not (isinstance(built, dict) and isinstance(added, dict)):
-        return added
+        return _plain(added)
+    if _PATCH in added:
+        return _plain(added) if added[_PATCH] == "replace" else {}
     merged = dict(built)
     for name, value in added.items():
         if value is None:
             merged.pop(name, None)
+        elif name == _RETAIN_KEYS:
+            merged = {key: item for key, item in merged.items() if key in value}
         elif name not in merged:
-            merged[name] = value
+            merged[name] = _plain(value)
         elif isinstance(value, list):
             merged[name] = _merge_list(name, merged[name], value)
         else:
@@ -92,17 +98,34 @@ def _merge(built: Any, added: Any) -> Any:
 def _merge_list(name: str, built: list[Any], added: list[Any]) -> list[Any]:
     if name in _APPENDED:
         return built + [element for element in added if element not in built]
-    if name in REPLACED_BY:
-        return _by_key(built, added, REPLACED_BY[name])
-    if name in MERGED_BY:
-        key = MERGED_BY[name]
-        existing = {element.get(key): element for element in built}
-        merged = [
-            _merge(existing[element[key]], element) if element.get(key) in existing else element
-            for element in added
-        ]
-        return _by_key(built, merged, key)
-    return added
+    key = (MERGED_BY | REPLACED_BY).get(name)
+    if key is None:
+        return [_plain(element) for element in added]
+    directives = {element.get(key): element[_PATCH] for element in added if _PATCH in element}
+    patches = [element for element in added if _PATCH not in element]
+    if "replace" in directives.values():
+        return [_plain(element) for element in patches]
+    kept = [element for element in built if element.get(key) not in directives]
+    existing = {element.get(key): element for element in kept} if name in MERGED_BY else {}
+    merged = [_merge(existing.get(element.get(key)), element) for element in patches]
+    return _by_key(kept, merged, key)
+
+
+def _plain(value: Any) -> Any:
+    """What is added where nothing was: there is nothing that its directives could act upon."""
+    if isinstance(value, list):
+        return [_plain(element) for element in value if not _is_deletion(element)]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _plain(item)
+        for name, item in value.items()
+        if item is not None and name not in (_PATCH, _RETAIN_KEYS)
+    }
+
+
+def _is_deletion(element: Any) -> bool:
+    return isinstance(element, dict) and _PATCH in element
 
 
 def _by_key(first: list[Manifest], second: list[Manifest], key: str) -> list[Manifest]:

@@ -1,0 +1,192 @@
+"""Where the API server is: said by the Pod's ServiceAccount or, outside a cluster, by a kubeconfig."""
+
+from __future__ import annotations
+
+import base64
+import os
+import ssl
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from evolving_operator.api import names
+from evolving_operator.cluster.credentials import Credentials, ExecPlugin, Fixed, TokenFile
+
+Entry = dict[str, Any]
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# Entries that change who is asked, or as whom. To overlook one would be worse than to stop.
+_NOT_UNDERSTOOD = (
+    "proxy-url",
+    "tls-server-name",
+    "as",
+    "as-uid",
+    "as-groups",
+    "as-user-extra",
+    "auth-provider",
+)
+_UNAUTHORIZED = 401
+_CONNECT_SECONDS = 5
+
+
+class ConnectionSettingsError(Exception):
+    """Where the API server is is not said, or not so that it is understood. The message names the place."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The API server, and who we are to it, whoever of us asks: the gateway, or the watches."""
+
+    server: str  # URL, no slash at its end
+    credentials: Credentials = field(default_factory=Fixed)
+    authority: str | None = None  # PEM of the cluster's CA; None: the system's
+    certificate: bytes | None = None  # PEM of the client's certificate and key
+    is_insecure: bool = False
+
+    @staticmethod
+    def load(environment: Mapping[str, str] = os.environ) -> Connection:
+        """$KUBECONFIG, else the Pod's ServiceAccount, else ~/.kube/config.
+
+        Raises ConnectionSettingsError.
+        """
+        if paths := environment.get("KUBECONFIG"):
+            return Connection.from_kubeconfig(*map(Path, filter(None, paths.split(os.pathsep))))
+        if environment.get("KUBERNETES_SERVICE_HOST"):
+            return Connection.of_service_account(environment)
+        return Connection.from_kubeconfig(Path("~/.kube/config").expanduser())
+
+    @staticmethod
+    def of_service_account(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Connection:
+        """As kubelet mounts it."""
+        host, port = environment["KUBERNETES_SERVICE_HOST"], environment.get("KUBERNETES_SERVICE_PORT", "443")
+        return Connection(
+            server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+            credentials=TokenFile(directory / "token"),
+            authority=_file(directory / "ca.crt", "the Pod's ServiceAccount").decode(),
+        )
+
+    @staticmethod
+    def from_kubeconfig(*paths: Path) -> Connection:
+        """The current context. Of several files, the first that has an entry of a name wins, as for kubectl.
+
+        Raises ConnectionSettingsError.
+        """
+        config = _Kubeconfig.read(paths)
+        context = config.entry("contexts", config.current_context)
+        cluster = config.entry("clusters", context.get("cluster", ""))
+        user = config.entry("users", context.get("user", ""))
+        if unknown := [key for key in _NOT_UNDERSTOOD if cluster.get(key) or user.get(key)]:
+            raise ConnectionSettingsError(f"{config.where}: {', '.join(unknown)}: not supported here")
+        if not cluster.get("server"):
+            raise ConnectionSettingsError(
+                f"{config.where}: the cluster of the current context names no server"
+            )
+        authority = config.content(cluster, "certificate-authority")
+        certificate, key = config.content(user, "client-certificate"), config.content(user, "client-key")
+        return Connection(
+            server=cluster["server"].rstrip("/"),
+            credentials=_credentials(user),
+            authority=authority.decode() if authority else None,
+            certificate=b"\n".join((certificate, key)) if certificate and key else None,
+            is_insecure=bool(cluster.get("insecure-skip-tls-verify")),
+        )
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Trusts the cluster's CA, and shows the client certificate where the kubeconfig has one."""
+        context = ssl.create_default_context(cadata=self.authority)
+        if self.certificate is not None:
+            with tempfile.NamedTemporaryFile() as file:  # OpenSSL reads certificates from files only
+                file.write(self.certificate)
+                file.flush()
+                context.load_cert_chain(file.name)
+        if self.is_insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    def session(self, *, seconds: float | None = None) -> aiohttp.ClientSession:
+        """Each request may last `seconds`, and carries the credentials of its moment."""
+        is_tls = self.server.startswith("https")
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context() if is_tls else False),
+            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS),
+            # No compression: to compress costs the API server more than a cluster's network does.
+            headers={"User-Agent": names.FIELD_MANAGER, "Accept-Encoding": "identity"},
+            middlewares=(self._authorize,),
+        )
+
+    async def _authorize(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if (header := await self.credentials.authorization()) is not None:
+            request.headers["Authorization"] = header
+        response = await handler(request)
+        if response.status == _UNAUTHORIZED:
+            self.credentials.refused()
+        return response
+
+
+def _credentials(user: Entry) -> Credentials:
+    if user.get("token"):
+        return Fixed.bearer(user["token"])
+    if user.get("tokenFile"):
+        return TokenFile(user["directory"] / user["tokenFile"])
+    if user.get("username"):
+        return Fixed.basic(user["username"], user.get("password", ""))
+    if plugin := user.get("exec"):
+        return ExecPlugin(
+            command=(plugin["command"], *(plugin.get("args") or ())),
+            api_version=plugin["apiVersion"],
+            environment={item["name"]: item["value"] for item in plugin.get("env") or ()},
+        )
+    return Fixed()
+
+
+@dataclass(frozen=True)
+class _Kubeconfig:
+    where: str  # the files, for messages
+    current_context: str
+    entries: Mapping[tuple[str, str], Entry]  # by section and name
+
+    @staticmethod
+    def read(paths: tuple[Path, ...]) -> _Kubeconfig:
+        where, current = ", ".join(map(str, paths)), ""
+        entries: dict[tuple[str, str], Entry] = {}
+        for path in paths:
+            try:
+                config = yaml.safe_load(_file(path, "the kubeconfig")) or {}
+                current = current or config.get("current-context") or ""
+                for section in ("contexts", "clusters", "users"):
+                    for item in config.get(section) or ():
+                        entry = {**(item.get(section[:-1]) or {}), "directory": path.parent}
+                        entries.setdefault((section, item["name"]), entry)
+            except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+                raise ConnectionSettingsError(f"{path} is no kubeconfig: {error}") from error
+        return _Kubeconfig(where, current, entries)
+
+    def entry(self, section: str, name: str) -> Entry:
+        found = self.entries.get((section, name))
+        if found is None:
+            raise ConnectionSettingsError(
+                f"{self.where}: there is no {section[:-1]} {name!r}; "
+                "`kubectl config get-contexts` shows what there is"
+            )
+        return found
+
+    def content(self, entry: Entry, key: str) -> bytes | None:
+        """Of the file that the entry names (relative to its kubeconfig), or what stands there in base64."""
+        if entry.get(f"{key}-data"):
+            return base64.b64decode(entry[f"{key}-data"])
+        return _file(entry["directory"] / entry[key], self.where) if entry.get(key) else None
+
+
+def _file(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConnectionSettingsError(f"{what}: {path} cannot be read: {error.strerror}") from error

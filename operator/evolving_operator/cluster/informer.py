@@ -1,0 +1,124 @@
+"""Keeps the cache true to one kind: a list, then a watch from where the list ended, whatever breaks between.
+
+Errors are waited out. A broken watch goes on from the last version that was seen; where the API server
+no longer knows that version, or has failed often enough, the list is read again and what went meanwhile is
+dropped. A watch on which nothing comes, not even a bookmark, is given up: its connection may be dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import msgspec
+
+from evolving_operator.cluster.cache import Cache
+from evolving_operator.cluster.errors import ClusterError, NotFound, Unavailable
+from evolving_operator.cluster.kinds import Kind
+from evolving_operator.cluster.records import AgentKey, ObjectKey, Page, WatchError, parse_event
+
+logger = logging.getLogger(__name__)
+
+# The server ends a watch after this time, with up to half of it on top so that not all end at once.
+_WATCH_SECONDS = 300
+# Bookmarks come about once a minute.
+_SILENT_SECONDS = 150.0
+_FIRST_BACKOFF, _LAST_BACKOFF = 0.1, 10.0
+_FAILURES_UNTIL_LIST = 3
+_SHORTEST_SECONDS = 1.0
+_GONE = 410
+
+
+class Source(Protocol):
+    """The API server. Both raise a `ClusterError`; a `NotFound` of a watch is HTTP 410 as well."""
+
+    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
+        """The part of the list that continues `following`; "" for its beginning."""
+        ...
+
+    def lines(
+        self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float
+    ) -> AsyncIterator[bytes]:
+        """One JSON text for each event after the version, until the server ends it."""
+        ...
+
+
+class Informer:
+    """Of one kind, in one namespace or (None) all. `on_news` is told of each agent that has changed."""
+
+    def __init__(
+        self,
+        source: Source,
+        cache: Cache,
+        kind: Kind,
+        namespace: str | None,
+        on_news: Callable[[AgentKey], None],
+        *,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._source = source
+        self._cache = cache
+        self._kind = kind
+        self._namespace = namespace
+        self._on_news = on_news
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrets
+        self._version = ""  # that the next watch continues; "" where a list has to come first
+
+    async def list(self) -> None:
+        """Read the list, and take it in. Raises ClusterError."""
+        listed: set[ObjectKey] = set()
+        following = ""
+        while True:
+            page = await self._source.page(self._kind, self._namespace, following)
+            for record in page.records:
+                listed.add(record.key)
+                if (agent := self._cache.take_in(record)) is not None:
+                    self._on_news(agent)
+            following = page.next
+            if not following:
+                break
+        for agent in self._cache.drop_unlisted(self._kind, self._namespace, listed, page.version):
+            self._on_news(agent)
+        self._version = page.version
+
+    async def run(self) -> None:
+        """For ever."""
+        failures = 0
+        while True:
+            seen = self._version
+            try:
+                if not self._version:
+                    await self.list()
+                await self._watch()
+                failures = 0
+            except (ClusterError, WatchError, msgspec.DecodeError) as error:
+                # A watch that brought something before it broke was a good one.
+                failures = 1 if seen and self._version != seen else failures + 1
+                is_too_old = isinstance(error, NotFound) or getattr(error, "code", 0) == _GONE
+                if is_too_old or failures >= _FAILURES_UNTIL_LIST:
+                    self._version = ""
+                backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 20))
+                backoff *= self._chance.uniform(0.5, 1)
+                level = logging.DEBUG if is_too_old else logging.WARNING
+                what = {"kind": self._kind.kind, "error": str(error), "retry_in": round(backoff, 2)}
+                logger.log(level, "watch broken", extra=what)
+                await asyncio.sleep(backoff)
+
+    async def _watch(self) -> None:
+        loop, came = asyncio.get_running_loop(), False
+        started, seconds = loop.time(), round(_WATCH_SECONDS * self._chance.uniform(1, 1.5))
+        lines = self._source.lines(
+            self._kind, self._namespace, self._version, seconds=seconds, silent=_SILENT_SECONDS
+        )
+        async for line in lines:
+            event = parse_event(self._kind, line)
+            if event.record is not None:
+                take = self._cache.take_out if event.type == "DELETED" else self._cache.take_in
+                if (agent := take(event.record)) is not None:
+                    self._on_news(agent)
+            self._version, came = event.version, True
+        if not came and loop.time() - started < _SHORTEST_SECONDS:
+            raise Unavailable("the watch ended as soon as it began")

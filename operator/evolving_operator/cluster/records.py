@@ -1,0 +1,307 @@
+"""What is kept of an object: the few fields that are read, as JSON text, and what its managed fields say.
+
+Ten thousand agents are seventy thousand objects of three to eight kilobytes, and dictionaries take five times
+as much. So JSON is parsed into `_Parsed`, which skips what nobody asks for. What is left is kept as text,
+compressed if it is long, and becomes a dictionary only for the moment of a decision.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import zlib
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from evolving_agent.contract.config import CONFIG_KEY
+from evolving_operator.api import names
+from evolving_operator.cluster.kinds import Kind, kind_of
+from evolving_operator.core.builders.debt import DEBT_KEY
+from evolving_operator.core.ownership import is_autoscaled, other_writers, owned_fields
+
+Raw = dict[str, Any]
+AgentKey = tuple[str, str]  # namespace, name
+ObjectKey = tuple[str, str, str]  # kind, namespace, name
+
+_SHORT_BYTES = 512
+_NOTHING = msgspec.Raw(b"")
+# Of these only the metadata is ever looked at.
+_BARE = frozenset({"Service", "ServiceAccount", "PersistentVolumeClaim", "PodDisruptionBudget", "CronJob"})
+# Their labels tell what they are for.
+_LABELLED = frozenset({"Pod", "Job", "ConfigMap"})
+# Their fields are kept as they were applied, so the record of who owns which is looked at.
+_DRIFTING = _BARE | {"Deployment", "ConfigMap"}
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_OWNER_UID = re.compile(rb'k:\{\\"uid\\":\\"[^"\\]*\\"\}')
+
+
+# --- JSON of the API server, as far as it is read --------------------------------------------------
+
+
+class _Entry(msgspec.Struct, gc=False):
+    """Of `metadata.managedFields`."""
+
+    manager: str = ""
+    operation: str = ""
+    subresource: str = ""
+    fieldsV1: msgspec.Raw = msgspec.Raw(b"{}")  # noqa: N815 - as the API names it
+
+
+class _Metadata(msgspec.Struct, omit_defaults=True):
+    name: str
+    namespace: str
+    uid: str
+    resourceVersion: str  # noqa: N815
+    generation: int = 0
+    creationTimestamp: str | None = None  # noqa: N815
+    deletionTimestamp: str | None = None  # noqa: N815
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    managedFields: list[_Entry] | None = None  # noqa: N815
+
+
+class _Parsed(msgspec.Struct):
+    metadata: _Metadata
+    spec: msgspec.Raw = _NOTHING
+    status: msgspec.Raw = _NOTHING
+    data: msgspec.Raw = _NOTHING
+
+
+class _ListMetadata(msgspec.Struct):
+    resourceVersion: str  # noqa: N815
+    next: str = msgspec.field(name="continue", default="")
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMetadata
+    items: list[_Parsed]
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _PodMetadata(msgspec.Struct, omit_defaults=True):
+    annotations: dict[str, str] | None = None
+
+
+class _DeploymentTemplate(msgspec.Struct):
+    metadata: _PodMetadata = msgspec.field(default_factory=_PodMetadata)
+
+
+class _DeploymentSpec(msgspec.Struct):
+    template: _DeploymentTemplate
+    replicas: int = 1
+
+
+class _Variable(msgspec.Struct, omit_defaults=True):
+    name: str
+    value: str | None = None
+
+
+class _Container(msgspec.Struct, omit_defaults=True):
+    env: list[_Variable] | None = None
+
+
+class _JobPodSpec(msgspec.Struct):
+    containers: list[_Container] = []
+
+
+class _JobTemplate(msgspec.Struct):
+    spec: _JobPodSpec
+
+
+class _JobSpec(msgspec.Struct):
+    template: _JobTemplate
+
+
+class _ConfigMapData(msgspec.Struct, omit_defaults=True):
+    file: str = msgspec.field(name=CONFIG_KEY, default="")
+    debt: str = msgspec.field(name=DEBT_KEY, default="")
+
+
+class _AgentReference(msgspec.Struct):
+    name: str = ""
+
+
+class _RevisionSpec(msgspec.Struct):
+    agentRef: _AgentReference = msgspec.field(default_factory=_AgentReference)  # noqa: N815
+
+
+class _Kept(msgspec.Struct, omit_defaults=True):
+    """What a decision sees of the object."""
+
+    apiVersion: str  # noqa: N815
+    kind: str
+    metadata: _Metadata
+    spec: msgspec.Raw | _DeploymentSpec | _JobSpec | None = None
+    status: msgspec.Raw | None = None
+    data: _ConfigMapData | None = None
+
+
+_OBJECT = msgspec.json.Decoder(_Parsed)
+_PAGE = msgspec.json.Decoder(_Page)
+_EVENT = msgspec.json.Decoder(_Event)
+_SPEC_OF_DEPLOYMENT = msgspec.json.Decoder(_DeploymentSpec)
+_SPEC_OF_JOB = msgspec.json.Decoder(_JobSpec)
+_SPEC_OF_REVISION = msgspec.json.Decoder(_RevisionSpec)
+_DATA_OF_CONFIG_MAP = msgspec.json.Decoder(_ConfigMapData)
+_ANY = msgspec.json.Decoder()
+_JSON = msgspec.json.Encoder()
+
+
+# --- records ---------------------------------------------------------------------------------------
+
+
+class Ownership(NamedTuple):
+    """What an object's managed fields say, as `core.ownership` reads them."""
+
+    owned: str
+    writers: str
+    autoscaled: bool
+
+
+class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One version of one object. The garbage collector need not visit them: they refer to nothing in turn."""
+
+    key: ObjectKey
+    uid: str
+    version: int  # resource versions of one kind are comparable numbers (guaranteed since Kubernetes 1.35)
+    agent: AgentKey | None  # that it belongs to; None where it belongs to none
+    text: bytes  # compressed, where that is worth it
+    ownership: Ownership | None
+
+    @staticmethod
+    def of(raw: Raw) -> Record:
+        """Of an object with its `apiVersion` and `kind`, however it came."""
+        return _record(kind_of(raw["apiVersion"], raw["kind"]), _OBJECT.decode(_JSON.encode(raw)))
+
+    def raw(self) -> Raw:
+        """A dictionary of the caller's own."""
+        found: Raw = _ANY.decode(self.text if self.text[:1] == b"{" else zlib.decompress(self.text))
+        if self.ownership is not None:
+            owned, writers, autoscaled = self.ownership
+            found |= {"owned": owned, "writers": writers, "autoscaled": autoscaled}
+        return found
+
+
+class Page(NamedTuple):
+    """A part of a list. `next` continues it; "" at its end."""
+
+    records: list[Record]
+    version: str
+    next: str
+
+
+class WatchEvent(NamedTuple):
+    """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK (which brings a `version` and no record)."""
+
+    type: str
+    version: str
+    record: Record | None
+
+
+class WatchError(Exception):
+    """The API server ended the watch with this HTTP code: 410 where it no longer knows the version."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def parse_page(kind: Kind, text: bytes) -> Page:
+    """Of a list of that kind."""
+    page = _PAGE.decode(text)
+    records = [_record(kind, item) for item in page.items]
+    return Page(records, page.metadata.resourceVersion, page.metadata.next)
+
+
+def parse_event(kind: Kind, line: bytes) -> WatchEvent:
+    """Raises WatchError for an event of type ERROR."""
+    event = _EVENT.decode(line)
+    if event.type == "ERROR":
+        status = _ANY.decode(event.object)
+        raise WatchError(status.get("code", 0), status.get("message", ""))
+    if event.type == "BOOKMARK":
+        version: str = _ANY.decode(event.object)["metadata"]["resourceVersion"]
+        return WatchEvent(event.type, version, None)
+    parsed = _OBJECT.decode(event.object)
+    return WatchEvent(event.type, parsed.metadata.resourceVersion, _record(kind, parsed))
+
+
+def _record(kind: Kind, parsed: _Parsed) -> Record:
+    metadata = parsed.metadata
+    agent = _agent(kind, parsed)
+    ownership = _ownership(metadata.managedFields or ()) if kind.kind in _DRIFTING else None
+    metadata.managedFields = None
+    if metadata.annotations:
+        metadata.annotations.pop(_LAST_APPLIED, None)
+    if kind.kind not in _LABELLED:
+        metadata.labels = None
+    kept = _Kept(kind.api_version, kind.kind, metadata)
+    if kind.kind not in _BARE:
+        _fill(kept, parsed)
+    text = _JSON.encode(kept)
+    return Record(
+        key=(kind.kind, sys.intern(metadata.namespace), sys.intern(metadata.name)),
+        uid=metadata.uid,
+        version=int(metadata.resourceVersion),
+        agent=agent,
+        text=text if len(text) < _SHORT_BYTES else zlib.compress(text, level=1),
+        ownership=ownership,
+    )
+
+
+def _fill(kept: _Kept, parsed: _Parsed) -> None:
+    """Specs and data as far as they are read; states as they are."""
+    match kept.kind:
+        case "Deployment":
+            kept.spec = _SPEC_OF_DEPLOYMENT.decode(parsed.spec)
+        case "Job":
+            kept.spec = _SPEC_OF_JOB.decode(parsed.spec) if parsed.spec else None
+        case "ConfigMap":
+            kept.data = _DATA_OF_CONFIG_MAP.decode(parsed.data) if parsed.data else None
+        case names.AGENT_KIND | names.REVISION_KIND:
+            kept.spec = parsed.spec or None
+    kept.status = parsed.status or None
+
+
+def _agent(kind: Kind, parsed: _Parsed) -> AgentKey | None:
+    metadata = parsed.metadata
+    if kind.kind == names.AGENT_KIND:
+        return sys.intern(metadata.namespace), sys.intern(metadata.name)
+    if kind.kind == names.REVISION_KIND:
+        name = _SPEC_OF_REVISION.decode(parsed.spec).agentRef.name if parsed.spec else ""
+    else:
+        name = (metadata.labels or {}).get(names.LABEL_AGENT, "")
+    return (sys.intern(metadata.namespace), sys.intern(name)) if name else None
+
+
+def _ownership(entries: Iterable[_Entry]) -> Ownership:
+    """Objects of one shape have equal entries but for the owner's UID, and are looked up, not read again."""
+    return _ownership_of_shape(
+        tuple(
+            (
+                entry.manager,
+                entry.operation,
+                entry.subresource,
+                _OWNER_UID.sub(b"k:{}", bytes(entry.fieldsV1)),
+            )
+            for entry in entries
+        )
+    )
+
+
+@lru_cache(maxsize=4096)
+def _ownership_of_shape(entries: tuple[tuple[str, str, str, bytes], ...]) -> Ownership:
+    managed = [
+        {"manager": manager, "operation": operation, "fieldsV1": _ANY.decode(fields)}
+        | ({"subresource": subresource} if subresource else {})
+        for manager, operation, subresource, fields in entries
+    ]
+    raw = {"metadata": {"managedFields": managed}}
+    return Ownership(owned_fields(raw), other_writers(raw), is_autoscaled(raw))

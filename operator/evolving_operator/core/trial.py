@@ -1,0 +1,61 @@
+"""A candidate's trial on live requests, before any pod is replaced: unseen, then for a growing share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evolving_operator.api.models import CanaryStep, RevisionRef, RolloutStatus, RolloutStep
+from evolving_operator.core.clock import after
+from evolving_operator.core.situation import Situation
+
+TRIALS = frozenset({RolloutStep.SHADOW, RolloutStep.CANARY})
+
+
+def trial_of(situation: Situation) -> RolloutStatus | None:
+    """The candidate's trial on live requests, where one is under way."""
+    rollout = situation.status.rollout
+    return rollout if rollout is not None and rollout.step in TRIALS else None
+
+
+def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
+    """The trial that the candidate is to be in now: the present one, another one, or none any more."""
+    policy, now = situation.spec.rollout, trial_of(situation)
+    if policy.shadow is not None and (now is None or now.step is RolloutStep.SHADOW):
+        percent = policy.shadow.percent
+        message = f"{ref.revision} answers {percent} % of the requests unseen."
+        shadow = now or _trial_status(situation, ref, RolloutStep.SHADOW, percent, message)
+        if not situation.timers.passed(after(shadow.since, policy.shadow.duration_seconds)):
+            return shadow
+    return None if policy.canary is None else _canary(situation, ref, policy.canary.steps)
+
+
+def _canary(situation: Situation, ref: RevisionRef, steps: Sequence[CanaryStep]) -> RolloutStatus | None:
+    """The step of the canary that is due. What the user changes meanwhile, is tried from the beginning."""
+
+    def status_of(step: CanaryStep) -> RolloutStatus:
+        message = f"{ref.revision} answers {step.percent} % of the conversations."
+        return _trial_status(situation, ref, RolloutStep.CANARY, step.percent, message)
+
+    now = trial_of(situation)
+    index = next((n for n, step in enumerate(steps) if now is not None and step.percent == now.percent), None)
+    first = status_of(steps[0])
+    if now is None or now.step is not RolloutStep.CANARY or index is None or now.template != first.template:
+        return first
+    if not situation.timers.passed(after(now.since, steps[index].pause_seconds)):
+        return now
+    return status_of(steps[index + 1]) if index + 1 < len(steps) else None
+
+
+def _trial_status(
+    situation: Situation, ref: RevisionRef, step: RolloutStep, percent: int, message: str
+) -> RolloutStatus:
+    tried = situation.after(situation.status.model_copy(update={"active": ref}))
+    return RolloutStatus(
+        revision=ref.revision,
+        step=step,
+        percent=percent,
+        since=situation.timestamp,
+        template=tried.template_hash,
+        reason=f"{step}Started",
+        message=message,
+    )

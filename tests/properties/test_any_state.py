@@ -1,0 +1,209 @@
+"""From any state that a status can tell of, however it came about: it converges, and is quiet from then on.
+
+And whatever happens, nothing is measured or trained twice for one and the same question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import Counter
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evolving_agent.contract.report import EvaluationReport, Outcome, SuiteResult
+from evolving_operator.api import names
+from evolving_operator.api.models import RolloutStep, RunState
+from evolving_operator.testing.fake_cluster import Crash, Fault
+from evolving_operator.testing.simulation import Simulation, revision_of, training_report
+
+Raw = dict[str, Any]
+
+SPEC: Raw = {
+    "model": {"base": "smollm2"},
+    "agent": {"instructions": "You route requests.", "replicas": 2},
+    "curation": {"schedule": "0 1 * * *"},
+    "training": {
+        "schedule": "0 3 * * *",
+        "backend": {"type": "LoRA", "lora": {"adapterVolume": {"claimName": "adapters"}}},
+    },
+}
+PATIENT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+BASE = names.revision("support", "smollm2", "", "Base", "")
+TRAINED = [revision_of("support", f"model-{number}") for number in (1, 2)]
+_REVISIONS = st.sampled_from([BASE, *TRAINED, "support-00000000"])
+_TIMES = st.sampled_from(["2026-03-02T11:00:00Z", "2026-03-02T12:00:00Z", "2026-03-03T12:00:00Z"])
+_REFS = st.fixed_dictionaries({"revision": _REVISIONS, "modelID": st.just("model"), "since": _TIMES})
+_JOBS = st.sampled_from(["support-finetune-1", "support-finetune-2", "support-curate-d1", "gone"])
+_RUNS = st.fixed_dictionaries(
+    {"job": _JOBS, "state": st.sampled_from(sorted(RunState)), "since": _TIMES}, optional={"finished": _TIMES}
+)
+STATUSES = st.fixed_dictionaries(
+    {},
+    optional={
+        "base": _REVISIONS,
+        "active": _REFS,
+        "previous": _REFS,
+        "candidate": _REFS,
+        "evaluation": st.fixed_dictionaries(
+            {
+                "revision": _REVISIONS,
+                "attempt": st.integers(min_value=0, max_value=3),
+                "errors": st.integers(min_value=0, max_value=3),
+            },
+            optional={"datasetVersion": st.just("d1"), "retryAt": _TIMES},
+        ),
+        "rollout": st.fixed_dictionaries(
+            {"revision": _REVISIONS, "step": st.sampled_from(sorted(RolloutStep)), "since": _TIMES},
+            optional={"generation": st.integers(min_value=1, max_value=3)},
+        ),
+        "dataset": st.just({"version": "d1", "examples": 100, "digest": "digest-d1"}),
+        "curation": _RUNS,
+        "training": _RUNS,
+        "lastRun": st.sampled_from(["finetune:1", "evaluate:1"]),
+        "observedGeneration": st.integers(min_value=1, max_value=3),
+    },
+)
+SPEC_CHANGES: st.SearchStrategy[Raw] = st.sampled_from(
+    [
+        {},
+        {"suspend": True},
+        {"rollout": {"pin": TRAINED[0]}},
+        {"rollout": {"approval": "Manual", "bakeSeconds": 0}},
+        {"rollout": {"shadow": {"durationSeconds": 60}}},
+        {"model": {"base": "qwen3"}},
+        {"agent": {"instructions": "Be brief.", "replicas": 0}},
+        {"curation": None, "training": None},
+        {"revisionHistoryLimit": 0},
+    ]
+)
+LOSSES = st.lists(st.sampled_from(["Deployment", "ConfigMap", "Job", names.REVISION_KIND]), max_size=2)
+DEATHS = st.none() | st.tuples(st.integers(min_value=0, max_value=8), st.sampled_from(["before", "after"]))
+
+
+async def _settle(world: Simulation, death: Any) -> None:
+    """Let the operator work; if it dies on the way, a new one starts."""
+    if death is not None:
+        world.cluster.faults.append(Fault(at=death[0], error=Crash(), when=death[1]))
+    try:
+        await world.settle()
+    except Crash:
+        world.restart()
+        await world.settle()
+    finally:
+        world.cluster.faults.clear()
+
+
+@PATIENT
+@given(STATUSES, SPEC_CHANGES, LOSSES, DEATHS, DEATHS)
+def test_any_status_converges_and_then_is_quiet(
+    status: Raw, change: Raw, losses: list[str], first: Any, second: Any
+) -> None:
+    async def live_through() -> Simulation:
+        world = Simulation()
+        await world.serve(copy.deepcopy(SPEC))
+        await world.train("model-1", job="support-finetune-1")
+        await world.train("model-2", job="support-finetune-2")
+        for kind in losses:
+            for raw in world.cluster.all(kind)[:1]:
+                world.cluster.remove(kind, raw["metadata"]["name"])
+        spec = {key: value for key, value in {**SPEC, **change}.items() if value is not None}
+        world.apply_agent(spec)
+        agent = world.cluster.get(names.AGENT_KIND, "support")
+        assert agent is not None
+        world.cluster.put({**agent, "status": {**status, "conditions": []}})
+        world.restart()
+
+        await _settle(world, first)
+        world.node.roll_out("support")
+        await _settle(world, second)
+        world.pass_time(2 * 3600)
+        await world.settle()
+        world.node.roll_out("support")
+        await world.settle()
+        world.cluster.writes.clear()
+        world.restart()
+        await world.settle()
+        return world
+
+    world = asyncio.run(live_through())
+
+    assert world.cluster.writes == []
+    assert world.status.active is not None
+    assert world.status.observed_generation is not None
+    assert {condition.type for condition in world.status.conditions} >= {"Ready", "Progressing", "Degraded"}
+
+
+HAPPENINGS = st.lists(
+    st.sampled_from(["train", "report", "judge well", "judge badly", "fail", "roll out", "ask", "wait"]),
+    min_size=3,
+    max_size=14,
+)
+
+
+@PATIENT
+@given(HAPPENINGS, st.lists(DEATHS, min_size=14, max_size=14))
+def test_nothing_is_trained_or_measured_twice(history: list[str], deaths: list[Any]) -> None:
+    """A Job that has run is never created again under its name, which says what it is to find out."""
+
+    async def live_through() -> list[str]:
+        world = Simulation()
+        await world.serve(copy.deepcopy(SPEC))
+        trainings = 0
+        for what, death in zip(history, deaths, strict=False):
+            if what == "train":
+                trainings += 1
+                world.annotate(f"finetune:{trainings}")
+            elif what == "ask":
+                world.annotate(f"evaluate:{trainings}")
+            _happen(world, what)
+            await _settle(world, death)
+        return [write.name for write in world.cluster.writes if (write.verb, write.kind) == ("create", "Job")]
+
+    created = Counter(asyncio.run(live_through()))
+
+    assert [name for name, count in created.items() if count > 1] == []
+
+
+def _happen(world: Simulation, what: str) -> None:
+    """What Jobs, nodes and time do."""
+    open_trainings = _open(world, names.COMPONENT_FINETUNE)
+    if what == "report" and open_trainings:
+        world.node.finish_job(open_trainings[0], training_report(f"model-{len(world.revisions())}"))
+    elif what.startswith("judge"):
+        for job in _open(world, names.COMPONENT_EVALUATE):
+            world.node.finish_job(job, _verdict(2000 if what == "judge well" else -3000))
+    elif what == "fail":
+        for job in _open(world, names.COMPONENT_EVALUATE) + _open(world, names.COMPONENT_VALIDATE):
+            world.node.finish_job(job, None, failed=("BackoffLimitExceeded", "it crashed"))
+    elif what == "roll out":
+        world.node.roll_out("support")
+    elif what == "wait":
+        world.pass_time(600)
+
+
+def _open(world: Simulation, component: str) -> list[str]:
+    return [name for name in world.jobs(component) if not world.is_finished(name)]
+
+
+def _verdict(lower: int) -> EvaluationReport:
+    suite = SuiteResult(
+        suite="holdout",
+        samples=50,
+        baseline_bps=4000,
+        candidate_bps=4000 + lower + 1000,
+        delta_bps=lower + 1000,
+        lower_bps=lower,
+    )
+    return EvaluationReport(
+        run_id="run",
+        outcome=Outcome.SUCCEEDED,
+        reason="Measured",
+        message="",
+        candidate="candidate",
+        incumbent="incumbent",
+        suites=(suite,),
+    )

@@ -1,0 +1,189 @@
+"""A canary: the candidate answers a growing share of conversations, and goes back without a restart."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from evolving_operator.api import names
+from evolving_operator.api.models import RevisionState
+from evolving_operator.testing.simulation import Simulation
+
+Spec = dict[str, Any]
+CANARY = {"steps": [{"percent": 10, "pauseSeconds": 300}, {"percent": 50, "pauseSeconds": 600}]}
+
+
+@pytest.fixture
+def spec(spec: Spec) -> Spec:
+    return copy.deepcopy(spec) | {"rollout": {"canary": copy.deepcopy(CANARY)}}
+
+
+def traffic(world: Simulation) -> dict[str, Any]:
+    raw = world.cluster.get("ConfigMap", "support-config")
+    assert raw is not None
+    file = json.loads(raw["data"]["agent_config.json"])
+    shares: dict[str, Any] = file["traffic"]
+    for share in shares.values():
+        assert share["config"] in file["configs"]
+    return shares
+
+
+def place(world: Simulation) -> tuple[str, int | None]:
+    rollout = world.status.rollout
+    return ("", None) if rollout is None else (str(rollout.step), rollout.percent)
+
+
+async def begin(world: Simulation, spec: Spec) -> str:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    assert place(world) == ("Canary", 10)
+    return revision
+
+
+async def test_its_share_grows_step_by_step_and_then_all_pods_are_replaced(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    stamp = world.stamp()
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+
+    assert place(world) == ("Canary", 10)
+    assert traffic(world)["canary"]["percent"] == 10
+    assert world.stamp() == stamp  # the pods read the shares again: none is replaced
+    assert world.condition("Promoted").reason == "CanaryRunning"
+    assert world.condition("Progressing").reason == "CanaryRunning"
+
+    world.pass_time(299)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+    world.pass_time(1)
+    await world.settle()
+    assert place(world) == ("Canary", 50)
+    assert traffic(world)["canary"]["percent"] == 50
+
+    world.pass_time(600)
+    await world.settle()
+    assert place(world) == ("Restart", None)
+    assert traffic(world) == {}
+    assert world.stamp() != stamp
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+    assert world.events().count("CanaryStep") == 2
+
+
+async def test_it_follows_a_shadow(world: Simulation, spec: Spec) -> None:
+    spec["rollout"]["shadow"] = {"percent": 20, "durationSeconds": 100}
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    assert place(world) == ("Shadow", 20)
+    assert set(traffic(world)) == {"shadow"}
+
+    world.pass_time(100)
+    await world.settle()
+
+    assert place(world) == ("Canary", 10)
+    assert set(traffic(world)) == {"canary"}
+
+
+async def test_a_person_ends_it_at_once(world: Simulation, spec: Spec) -> None:
+    revision = await begin(world, spec)
+    stamp = world.stamp()
+
+    world.decide(revision, "Rejected")
+    await world.settle()
+
+    assert traffic(world) == {}
+    assert world.stamp() == stamp
+    assert world.status.candidate is None
+    assert world.revision_status(revision).state is RevisionState.REJECTED
+
+
+async def test_pods_that_crash_in_it_take_its_candidate_back(world: Simulation, spec: Spec) -> None:
+    revision = await begin(world, spec)
+    stamp = world.stamp()
+
+    waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+    world.node.stick("support", waiting, restarts=3)
+    await world.settle()
+
+    assert traffic(world) == {}
+    assert world.stamp() == stamp
+    assert place(world) == ("RolledBack", None)
+    assert world.status.candidate is None
+    assert world.status.active is not None
+    assert world.status.active.model_id == "smollm2"
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+    assert world.condition("Promoted").reason == "RolledBack"
+    assert world.events().count("CanaryAborted") == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"agent": {"instructions": "Be brief.", "replicas": 2}},
+        {"agent": {"instructions": "You route requests.", "replicas": 2, "image": "example/agent:9"}},
+    ],
+)
+async def test_what_the_user_changes_meanwhile_is_tried_from_the_beginning(
+    world: Simulation, spec: Spec, changes: Spec
+) -> None:
+    await begin(world, spec)
+    world.pass_time(300)
+    await world.settle()
+    assert place(world) == ("Canary", 50)
+
+    world.apply_agent(spec | changes)
+    await world.settle()
+
+    assert place(world) == ("Canary", 10)
+    assert traffic(world)["canary"]["percent"] == 10
+
+
+@pytest.mark.parametrize("rollout", [{"pin": names.revision("support", "smollm2", "", "Base", "")}, None])
+async def test_it_ends_while_nothing_may_be_promoted_and_begins_anew(
+    world: Simulation, spec: Spec, rollout: Spec | None
+) -> None:
+    await begin(world, spec)
+    world.pass_time(300)
+    await world.settle()
+
+    held = {"suspend": True} if rollout is None else {"rollout": {**spec["rollout"], **rollout}}
+    world.apply_agent(spec | held)
+    await world.settle()
+    assert traffic(world) == {}
+    assert place(world) == ("", None)
+
+    world.apply_agent(spec)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+
+
+async def test_a_new_process_goes_on_with_it(world: Simulation, spec: Spec) -> None:
+    await begin(world, spec)
+    world.pass_time(200)
+    world.restart()
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+
+    world.pass_time(100)
+    await world.settle()
+
+    assert place(world) == ("Canary", 50)
+
+
+async def test_a_newer_candidate_begins_its_own(world: Simulation, spec: Spec) -> None:
+    await begin(world, spec)
+    second = await world.train("model-2", job="support-finetune-2")
+    assert traffic(world) == {}
+
+    await world.evaluate(second, lower=2500)
+
+    assert place(world) == ("Canary", 10)
+    assert world.status.rollout is not None
+    assert world.status.rollout.revision == second

@@ -1,0 +1,183 @@
+"""Provider-side work follows the deletion policy, whether or not an operator runs at the deletion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evolving_agent.contract import env
+from evolving_agent.contract.report import Outcome, ReleaseReport
+from evolving_operator.api import names
+from evolving_operator.testing.simulation import Simulation
+
+Spec = dict[str, Any]
+
+
+@pytest.fixture
+def spec() -> Spec:
+    endpoint = {"baseURL": "https://provider/v1", "apiKeySecretRef": {"name": "openai", "key": "apiKey"}}
+    return {
+        "model": {"base": "gpt", "endpoint": endpoint},
+        "agent": {"instructions": "You route requests."},
+        "training": {"schedule": "0 3 * * *", "backend": {"type": "OpenAI"}},
+        "deletionPolicy": "Delete",
+    }
+
+
+def report(outcome: Outcome, reason: str) -> ReleaseReport:
+    return ReleaseReport(run_id="r", outcome=outcome, reason=reason, message="as it went", models_deleted=1)
+
+
+def uid(world: Simulation) -> str:
+    raw = world.cluster.get(names.AGENT_KIND, "support")
+    assert raw is not None
+    return str(raw["metadata"]["uid"])
+
+
+def debts(world: Simulation) -> list[str]:
+    return [
+        raw["metadata"]["name"]
+        for raw in world.cluster.all("ConfigMap")
+        if raw["metadata"]["labels"][names.LABEL_COMPONENT] == names.COMPONENT_RELEASE
+    ]
+
+
+async def test_a_deleted_agents_provider_is_made_to_forget_it(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    gone = uid(world)
+    assert debts(world) == [names.provider_debt("support", gone)]
+
+    # no finalizer: the agent is gone at once, while no operator looks
+    world.watch_is_frozen = True
+    world.cluster.remove(names.AGENT_KIND, "support")
+    world.watch_is_frozen = False
+    world.restart()
+    await world.settle()
+
+    job = names.release_job("support", gone)
+    assert world.jobs(names.COMPONENT_RELEASE) == [job]
+    raw = world.cluster.get("Job", job)
+    assert raw is not None
+    container = raw["spec"]["template"]["spec"]["containers"][0]
+    variables = {item["name"]: item for item in container["env"]}
+    assert container["args"] == ["release"]
+    assert variables[env.AGENT_UID]["value"] == gone
+    assert variables[env.RELEASE_ENDPOINT]["value"] == "https://provider/v1"
+    assert variables[env.API_KEY]["valueFrom"]["secretKeyRef"] == {"name": "openai", "key": "apiKey"}
+
+    world.node.finish_job(job, report(Outcome.SUCCEEDED, "Released"))
+    await world.settle()
+
+    assert debts(world) == []
+    assert world.jobs(names.COMPONENT_RELEASE) == []  # it is the debt's, and goes with it
+    assert world.events().count("Released") == 1
+    world.cluster.writes.clear()
+    await world.settle()
+    assert world.cluster.writes == []
+
+
+async def test_what_failed_is_told_and_tried_again_later(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    job = names.release_job("support", uid(world))
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    first = world.cluster.get("Job", job)
+    assert first is not None
+
+    failed = ("PodFailurePolicy", "exit 42")
+    world.node.finish_job(job, report(Outcome.FAILED, "CredentialsRejected"), failed=failed)
+    delay = await world.settle()
+
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+    assert len(debts(world)) == 1
+    told = [raw["note"] for raw in world.cluster.all("Event") if raw["reason"] == "ReleaseFailed"]
+    assert len(told) == 1
+    assert "CredentialsRejected" in told[0]
+    assert "kubectl delete configmap support-provider-" in told[0]
+    assert delay == 3600
+
+    # by a new process, too
+    world.restart()
+    world.pass_time(3600)
+    await world.settle()
+    again = world.cluster.get("Job", job)
+    assert again is not None
+    assert again["metadata"]["uid"] != first["metadata"]["uid"]
+    world.node.finish_job(job, None)
+    world.pass_time(30)
+    await world.settle()
+    assert debts(world) == []
+
+
+async def test_an_agent_of_the_same_name_does_not_inherit_it(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    gone = uid(world)
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.serve(spec)
+    new = uid(world)
+
+    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone)]
+    world.node.finish_job(names.release_job("support", gone), report(Outcome.SUCCEEDED, "Released"))
+    await world.settle()
+
+    assert debts(world) == [names.provider_debt("support", new)]
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"deletionPolicy": "Retain"},
+        {"training": None},
+        {
+            "training": {
+                "schedule": "0 3 * * *",
+                "backend": {"type": "LoRA", "lora": {"adapterVolume": {"claimName": "adapters"}}},
+            }
+        },
+    ],
+    ids=["retain", "no training", "LoRA"],
+)
+async def test_nothing_is_owed_where_nothing_is_to_go(world: Simulation, spec: Spec, change: Spec) -> None:
+    changed = {key: value for key, value in (spec | change).items() if value is not None}
+    await world.serve(changed)
+
+    assert debts(world) == []
+
+
+async def test_the_policy_may_change(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    assert owners(world) != []
+
+    await world.serve(spec | {"deletionPolicy": "Retain"})
+    assert debts(world) == []
+    assert owners(world) == []
+
+    await world.serve(spec)
+    assert len(debts(world)) == 1
+    assert owners(world) != []
+    # what was trained at a provider is still there once the agent trains elsewhere
+    await world.serve({key: value for key, value in spec.items() if key != "training"})
+    assert len(debts(world)) == 1
+
+
+def owners(world: Simulation) -> list[Any]:
+    """Of the volume's claim: with one, it goes when the agent goes."""
+    claim = world.cluster.get("PersistentVolumeClaim", "support-store")
+    assert claim is not None
+    return list(claim["metadata"].get("ownerReferences") or [])
+
+
+async def test_an_agent_that_another_installation_looks_after_owes_nothing(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    raw = world.cluster.get(names.AGENT_KIND, "support")
+    assert raw is not None
+
+    world.cache.forget(names.AGENT_KIND, "default", "support")  # it no longer matches the label selector
+    world.cluster.writes.clear()
+    await world.settle()
+
+    assert world.cluster.writes == []

@@ -1,0 +1,284 @@
+"""Drift of children is set right; what others own is left alone; who insists is not fought at full speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evolving_operator.api import names
+from evolving_operator.api.models import ConditionStatus
+from evolving_operator.core.ownership import is_autoscaled, lost_fields, other_writers, owned_fields
+from evolving_operator.testing.simulation import Simulation
+
+Spec = dict[str, Any]
+
+MANIFEST: dict[str, Any] = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "support", "namespace": "default", "ownerReferences": [{"uid": "u1", "name": "a"}]},
+    "spec": {
+        "selector": {"app": "support"},
+        "containers": [
+            {"name": "agent", "image": "agent:1", "ports": [{"containerPort": 8080}], "volumes": [{}]},
+        ],
+        "finalizers": ["one"],
+    },
+}
+FIELDS: dict[str, Any] = {
+    "f:metadata": {"f:ownerReferences": {'k:{"uid":"u1"}': {}}},
+    "f:spec": {
+        "f:selector": {},
+        "f:containers": {
+            'k:{"name":"agent"}': {
+                ".": {},
+                "f:name": {},
+                "f:image": {},
+                "f:ports": {'k:{"containerPort":8080,"protocol":"TCP"}': {".": {}, "f:containerPort": {}}},
+                "f:volumes": {},
+            }
+        },
+        "f:finalizers": {'v:"one"': {}},
+    },
+}
+
+
+def recorded(fields: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
+    entry = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}
+    return {"metadata": {"managedFields": [*others, entry]}}
+
+
+def without(fields: dict[str, Any], *path: str) -> dict[str, Any]:
+    """A part that ends takes the parts along that held nothing else: {} would mean "owned as a whole"."""
+    first, *rest = path
+    below = without(fields[first], *rest) if rest else {}
+    kept = {key: value for key, value in fields.items() if key != first}
+    return {**kept, first: below} if below else kept
+
+
+def test_an_object_that_nobody_touched_has_lost_nothing() -> None:
+    assert list(lost_fields(MANIFEST, owned_fields(recorded(FIELDS)))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (("f:spec", "f:selector"), "spec.selector"),
+        (
+            ("f:spec", "f:containers", 'k:{"name":"agent"}', "f:image"),
+            "spec.containers[agent].image",
+        ),
+        (("f:spec", "f:containers", 'k:{"name":"agent"}'), "spec.containers"),
+        (
+            (
+                "f:spec",
+                "f:containers",
+                'k:{"name":"agent"}',
+                "f:ports",
+                'k:{"containerPort":8080,"protocol":"TCP"}',
+                "f:containerPort",
+            ),
+            "spec.containers[agent].ports[0].containerPort",
+        ),
+        (("f:spec", "f:finalizers", 'v:"one"'), "spec.finalizers"),
+        (("f:metadata",), "metadata"),
+    ],
+)
+def test_a_field_that_somebody_took_is_told_by_its_path(path: tuple[str, ...], told: str) -> None:
+    lost = list(lost_fields(MANIFEST, owned_fields(recorded(without(FIELDS, *path)))))
+
+    assert lost == [told]
+
+
+def test_without_a_record_everything_is_lost() -> None:
+    assert owned_fields({"metadata": {}}) == ""
+    assert list(lost_fields(MANIFEST, "")) == ["metadata", "spec"]
+
+
+def test_agents_of_one_shape_share_one_text() -> None:
+    other = {**FIELDS, "f:metadata": {"f:ownerReferences": {'k:{"uid":"u2"}': {}}}}
+
+    assert owned_fields(recorded(FIELDS)) is owned_fields(recorded(other))
+
+
+def test_only_a_pod_autoscaler_is_let_scale_the_deployment() -> None:
+    fields = {"f:spec": {"f:replicas": {}}}
+
+    def by(manager: str, subresource: str) -> dict[str, Any]:
+        return {
+            "manager": manager,
+            "operation": "Update",
+            "subresource": subresource,
+            "fieldsV1": fields,
+        }
+
+    assert is_autoscaled(recorded(FIELDS, by("kube-controller-manager", "scale")))
+    assert not is_autoscaled(recorded(FIELDS, by("kubectl", "scale")))
+    assert not is_autoscaled(recorded(FIELDS, by("kube-controller-manager", "status")))
+    assert other_writers(recorded(FIELDS, by("kubectl", "scale"), by("x", "status"))) == "kubectl"
+
+
+# --- the decision ---------------------------------------------------------------------------------
+
+
+def edit_service(world: Simulation, port: int = 8080) -> None:
+    service = world.cluster.get("Service", "support")
+    assert service is not None
+    service["spec"]["ports"] = [{**service["spec"]["ports"][0], "port": port}]
+    world.cluster.put(service)
+
+
+def port(world: Simulation) -> int:
+    service = world.cluster.get("Service", "support")
+    assert service is not None
+    return int(service["spec"]["ports"][0]["port"])
+
+
+async def test_a_foreign_edit_is_set_right_and_told(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+
+    edit_service(world)
+    await world.settle()
+
+    assert port(world) == 80
+    told = [raw for raw in world.cluster.all("Event") if raw["reason"] == "DriftCorrected"]
+    assert len(told) == 1
+    assert "Service support: spec.ports was changed" in told[0]["note"]
+
+    # and then it is quiet, for a new process too
+    world.cluster.writes.clear()
+    await world.settle()
+    world.restart()
+    await world.settle()
+    assert world.cluster.writes == []
+
+
+async def test_what_others_add_stays(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    deployment = world.node.deployment("support")
+    deployment["metadata"]["annotations"]["mesh.example/injected"] = "yes"
+    deployment["spec"]["template"]["metadata"]["labels"]["mesh.example/rev"] = "7"
+    world.cluster.put(deployment)
+    world.cluster.writes.clear()
+
+    await world.settle()
+    assert [write for write in world.cluster.writes if write.verb != "apply_status"] == []
+    await world.serve(spec | {"agent": {"instructions": "Be brief.", "replicas": 2}})
+
+    after = world.node.deployment("support")
+    assert after["metadata"]["annotations"]["mesh.example/injected"] == "yes"
+    assert after["spec"]["template"]["metadata"]["labels"]["mesh.example/rev"] == "7"
+
+
+async def test_two_programs_that_insist_do_not_fight_at_full_speed(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    for _ in range(3):
+        edit_service(world)
+        await world.settle()
+        assert port(world) == 80
+
+    # when it is changed once more, the operator waits, and says so
+    edit_service(world)
+    delay = await world.settle()
+    assert port(world) == 8080
+    assert delay == 10
+    assert world.condition("Degraded").reason == "ChildContested"
+    assert "Service support was set back 3 times" in world.condition("Degraded").message
+
+    world.pass_time(10)
+    await world.settle()
+    assert port(world) == 80
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+    # longer each time
+    edit_service(world)
+    assert await world.settle() == 20
+
+
+async def test_a_field_that_the_server_drops_is_asked_for_once(world: Simulation, spec: Spec) -> None:
+    """An API server that does not know a field leaves it out of the object and of the record."""
+    await world.serve(spec)
+    apply = world.cluster.apply
+
+    async def dropping(manifest: dict[str, Any]) -> dict[str, Any]:
+        stored = await apply(manifest)
+        if manifest["kind"] != "Service":
+            return stored
+        fields = stored["metadata"]["managedFields"][0]["fieldsV1"]
+        del fields["f:spec"]["f:ports"]
+        world.cluster.put({**stored, "spec": {**stored["spec"], "ports": []}})
+        return world.cluster.get("Service", "support") or {}
+
+    world.cluster.apply = dropping  # type: ignore[method-assign]
+    edit_service(world)
+    await world.settle()
+    world.cluster.writes.clear()
+
+    await world.settle()
+
+    assert world.cluster.writes == []
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+
+async def test_an_autoscaler_of_the_deployment_keeps_its_word(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    autoscale(world, 5)
+    await world.settle()
+    assert world.node.deployment("support")["spec"]["replicas"] == 5
+
+    # a promotion does not take its replicas back
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    assert world.node.deployment("support")["spec"]["replicas"] == 5
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.step == "Bake"
+
+    # what the user says later counts again
+    world.apply_agent(spec | {"agent": {**spec["agent"], "replicas": 3}})
+    await world.settle()
+    assert world.node.deployment("support")["spec"]["replicas"] == 3
+
+
+async def test_a_deployment_scaled_by_hand_is_scaled_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    deployment = world.node.deployment("support")
+    deployment["spec"]["replicas"] = 7
+    world.cluster.put(deployment)
+
+    await world.settle()
+
+    assert world.node.deployment("support")["spec"]["replicas"] == 2
+
+
+def autoscale(world: Simulation, replicas: int) -> None:
+    """As a HorizontalPodAutoscaler's controller does, by the subresource `scale`."""
+    deployment = world.node.deployment("support")
+    deployment["spec"]["replicas"] = replicas
+    deployment["metadata"]["managedFields"].append(
+        {
+            "manager": "kube-controller-manager",
+            "operation": "Update",
+            "subresource": "scale",
+            "fieldsV1": {"f:spec": {"f:replicas": {}}},
+        }
+    )
+    world.cluster.put(deployment)
+    world.node.roll_out("support")
+
+
+async def test_jobs_do_not_start_from_a_configuration_that_somebody_changed(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    config_map = world.cluster.get("ConfigMap", "support-config")
+    assert config_map is not None
+    config_map["data"]["agent_config.json"] = "{}"
+    world.cluster.put(config_map)
+
+    await world.settle()
+
+    healed = world.cluster.get("ConfigMap", "support-config")
+    assert healed is not None
+    assert world.stamp() in healed["data"]["agent_config.json"]

@@ -1,0 +1,85 @@
+"""Tools that wait for any kind of object understand an agent: Ready, Reconciling, Stalled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evolving_operator.cluster.errors import Invalid
+from evolving_operator.testing.simulation import Simulation
+
+Spec = dict[str, Any]
+
+
+def true_conditions(world: Simulation) -> set[str]:
+    found = {item.type for item in world.status.conditions if item.status == "True"}
+    return found & {"Ready", "Reconciling", "Stalled"}
+
+
+async def test_an_agent_is_reconciling_until_its_pods_are_as_the_spec_says(
+    world: Simulation, spec: Spec
+) -> None:
+    world.apply_agent(spec)
+    await world.settle()
+    assert true_conditions(world) == {"Reconciling"}
+
+    world.node.roll_out("support")
+    await world.settle()
+    assert true_conditions(world) == {"Ready"}
+    assert world.status.observed_generation == 1
+
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": 2}})
+    await world.settle()
+    assert true_conditions(world) == {"Ready", "Reconciling"}  # the old pods serve on
+    assert world.status.observed_generation == 2
+    world.node.roll_out("support")
+    await world.settle()
+    assert true_conditions(world) == {"Ready"}
+
+
+async def test_what_waits_for_a_person_is_stalled(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.apply_agent(spec | {"agent": {**spec["agent"], "image": "example/typo"}})
+    await world.settle()
+    world.node.stick("support", {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}})
+    await world.settle()
+    assert true_conditions(world) == {"Ready", "Stalled"}
+    assert world.condition("Stalled").reason == "ImagePullFailed"
+
+    world.apply_agent(spec | {"model": {}})  # a spec that cannot be read
+    await world.settle()
+    assert true_conditions(world) == {"Ready", "Stalled"}
+    assert world.condition("Stalled").reason == "InvalidSpec"
+
+    world.apply_agent(spec)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert true_conditions(world) == {"Ready"}
+
+
+async def test_a_configuration_that_is_too_large_is_told_by_its_largest_part(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    before = world.stamp()
+    apply = world.cluster.apply
+
+    async def bounded(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == "ConfigMap" and len(str(manifest["data"])) > 200_000:
+            raise Invalid("ConfigMap is invalid: []: Too long: may not be more than 1048576 bytes", ("data",))
+        return await apply(manifest)
+
+    world.cluster.apply = bounded  # type: ignore[method-assign]
+    large = [{"name": f"s{number}", "description": "d", "instructions": "x" * 16_000} for number in range(16)]
+    large[7]["instructions"] = "y" * 16_384
+    world.apply_agent(spec | {"agent": {**spec["agent"], "specialists": large}})
+    await world.settle()
+
+    told = world.condition("Degraded")
+    assert told.reason == "ConfigTooLarge"
+    assert "Shorten what is largest: spec.agent.specialists[s7] (16 KiB)" in told.message
+    assert world.stamp() == before  # no pod is asked to serve what is not there
+
+    world.apply_agent(spec)
+    await world.settle()
+    assert true_conditions(world) == {"Ready"}

@@ -1,0 +1,136 @@
+"""What gets lost on the way, and is made good: reports, starts that nobody saw, objects that are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evolving_agent.contract.report import CurationReport, DatasetRef, Outcome
+from evolving_operator.api import names
+from evolving_operator.cluster.errors import Forbidden
+from evolving_operator.testing.simulation import Simulation, revision_of, training_report
+
+Spec = dict[str, Any]
+MODEL = "smollm2-ft-1"
+REVISION = revision_of("support", MODEL)
+
+
+def unfinished(world: Simulation, component: str) -> list[str]:
+    return [name for name in world.jobs(component) if not world.is_finished(name)]
+
+
+async def test_a_training_whose_report_was_lost_reports_again(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-1")
+    await world.settle()
+    world.node.finish_job("support-finetune-1", None)  # it succeeded, and its pod is gone
+    world.pass_time(31)
+    await world.settle()
+
+    assert world.condition("Trained").reason == "TrainingRunning"
+    (again,) = unfinished(world, names.COMPONENT_FINETUNE)
+    raw = world.cluster.get("Job", again)
+    assert raw is not None
+    assert raw["metadata"]["annotations"][names.ANNOTATION_RUN] == "finetune:report-of-support-finetune-1"
+    assert "TrainingFailed" in world.events()
+
+    world.pass_time(60)
+    world.node.finish_job(again, training_report(MODEL))
+    await world.settle()
+
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == REVISION
+
+
+async def test_one_report_after_the_other_is_not_chased_for_ever(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")
+    world.node.finish_job("support-curate-1", None)
+    world.pass_time(31)
+    await world.settle()
+    (again,) = unfinished(world, names.COMPONENT_CURATE)
+    world.pass_time(60)
+    world.node.finish_job(again, None)
+    world.pass_time(31)
+    await world.settle()
+
+    assert unfinished(world, names.COMPONENT_CURATE) == []
+    assert world.condition("DatasetReady").reason == "CurationFailed"
+    assert "ReportLost" in world.condition("DatasetReady").message
+
+
+async def test_a_start_that_nobody_saw_is_told_with_the_end(world: Simulation, spec: Spec) -> None:
+    """Else a run that began and ended while the operator was away would leave other Events than any other."""
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")
+    report = CurationReport(
+        run_id="support-curate-1",
+        outcome=Outcome.SUCCEEDED,
+        reason="DatasetWritten",
+        message="100 examples",
+        dataset=DatasetRef(version="d1", digest="x", examples=100),
+    )
+    world.node.finish_job("support-curate-1", report)
+
+    await world.settle()
+
+    assert world.events().count("CurationStarted") == 1
+    assert world.events().count("CurationSucceeded") == 1
+
+
+@pytest.mark.parametrize("kind", [names.REVISION_KIND, "Job"])
+async def test_a_step_is_not_taken_without_what_it_needs(world: Simulation, spec: Spec, kind: str) -> None:
+    """A quota that is full keeps neither a trained model nor a run on demand from coming, later."""
+    await world.serve(spec)
+    create, is_full = world.cluster.create, True
+
+    async def limited(manifest: Spec) -> Spec:
+        if is_full and manifest["kind"] == kind:
+            raise Forbidden("exceeded quota: objects")
+        return await create(manifest)
+
+    world.cluster.create = limited  # type: ignore[method-assign]
+    if kind == "Job":
+        world.annotate("finetune:1")
+    else:
+        world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-1")
+        world.node.finish_job("support-finetune-1", training_report(MODEL))
+    delay = await world.settle()
+
+    assert delay == 60
+    assert "exceeded quota" in world.condition("Degraded").message
+    assert world.status.candidate is None
+    assert world.status.last_run is None
+
+    is_full = False
+    world.pass_time(60)
+    await world.settle()
+    if kind == "Job":
+        assert world.status.last_run == "finetune:1"
+        assert world.jobs(names.COMPONENT_FINETUNE) == [
+            names.on_demand_job("support", names.COMPONENT_FINETUNE, "finetune:1")
+        ]
+    else:
+        assert world.status.candidate is not None
+        assert world.status.candidate.revision == REVISION
+        assert REVISION in world.revisions()
+    assert world.condition("Degraded").status == "False"
+
+
+async def test_an_event_that_is_refused_keeps_nothing_from_happening(world: Simulation, spec: Spec) -> None:
+    create = world.cluster.create
+
+    async def silent(manifest: Spec) -> Spec:
+        if manifest["kind"] == "Event":
+            raise Forbidden("no Events here")
+        return await create(manifest)
+
+    world.cluster.create = silent  # type: ignore[method-assign]
+    await world.serve(spec)
+
+    assert world.condition("Ready").status == "True"
+    assert world.condition("Degraded").status == "False"
+    world.cluster.writes.clear()
+    assert await world.settle() is not None
+    assert world.cluster.writes == []

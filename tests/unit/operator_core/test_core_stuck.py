@@ -1,0 +1,236 @@
+"""A rollout that gets stuck, as kubelet tells of it: whose fault it is, and who mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from evolving_agent.contract.report import Outcome, ServeReport, encode_report
+from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
+from evolving_operator.testing.simulation import Simulation, training_report
+
+Spec = dict[str, Any]
+PULL = {
+    "reason": "ImagePullBackOff",
+    "message": 'Back-off pulling image "example/agent:typo": ErrImagePull: not found',
+}
+CRASH = {
+    "reason": "CrashLoopBackOff",
+    "message": "back-off 40s restarting failed container=agent pod=support-7f(uid)",
+}
+MODEL_GONE = ServeReport(
+    run_id="pod",
+    outcome=Outcome.FAILED,
+    reason="ModelNotFound",
+    message="http://models: HTTP 404 for the model",
+)
+
+
+def ended(exit_code: int, message: str = "") -> Spec:
+    times = {"startedAt": "2026-03-02T12:00:00Z", "finishedAt": "2026-03-02T12:00:09Z"}
+    reason = "OOMKilled" if exit_code == 137 else "Error"
+    return {"terminated": {"exitCode": exit_code, "reason": reason, "message": message, **times}}
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """What kubelet reports, and what is made of it."""
+
+    container: Spec
+    restarts: int
+    degraded: str  # reason of the condition while it lasts
+    at_once: bool = False  # else when the deadline has passed
+    pod: Spec | None = None
+
+
+CASES = {
+    "bad image": Stuck({"state": {"waiting": PULL}, "ready": False, "started": False}, 0, "ImagePullFailed"),
+    "bad image of an init container": Stuck(
+        {"state": {"waiting": {"reason": "PodInitializing"}}, "ready": False},
+        0,
+        "ImagePullFailed",
+        pod={"initContainerStatuses": [{"name": "fetch", "state": {"waiting": PULL}}]},
+    ),
+    "crash loop": Stuck(
+        {"state": {"waiting": CRASH}, "lastState": ended(137), "ready": False}, 3, "CrashLoop", at_once=True
+    ),
+    "model gone": Stuck(
+        {
+            "state": {"waiting": CRASH},
+            "lastState": ended(1, encode_report(MODEL_GONE).decode()),
+            "ready": False,
+        },
+        3,
+        "ModelNotFound",
+        at_once=True,
+    ),
+    "never ready": Stuck(
+        {"state": {"running": {"startedAt": "2026-03-02T12:00:00Z"}}, "ready": False, "started": False},
+        0,
+        "",
+    ),
+    "no node": Stuck(
+        {},
+        0,
+        "",
+        pod={
+            "conditions": [
+                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+            ]
+        },
+    ),
+}
+
+
+def stick(world: Simulation, case: Stuck) -> None:
+    world.node.stick("support", case.container, restarts=case.restarts, pod=case.pod)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+async def test_a_candidate_that_gets_stuck_goes_back_and_stays_there(
+    world: Simulation, spec: Spec, case: Stuck
+) -> None:
+    await world.serve(spec)
+    old_stamp = world.stamp()
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+
+    stick(world, case)
+    await world.settle()
+    if not case.at_once:
+        assert world.status.active is not None
+        assert world.status.active.revision == revision
+        if case.degraded:
+            assert world.condition("Degraded").reason == case.degraded
+        world.pass_time(601)
+        await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.model_id == "smollm2"
+    assert world.stamp() == old_stamp
+    status = world.revision_status(revision)
+    assert status.state is RevisionState.ROLLED_BACK
+    assert world.condition("Ready").status is ConditionStatus.TRUE  # the old pods were never taken
+
+    # the same model is not tried again by itself, and the agent recovers
+    world.node.roll_out("support")
+    world.pass_time(60)
+    world.node.start_job("support", "finetune", "support-finetune-9")
+    world.node.finish_job("support-finetune-9", training_report("smollm2-ft-1"))
+    await world.settle()
+    assert world.status.candidate is None
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+async def test_the_reason_is_the_pods_own_word(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+
+    stick(world, CASES["model gone"])
+    await world.settle()
+
+    reason = str(world.revision_status(revision).rollback_reason)
+    assert reason.startswith("ModelNotFound: ")
+    assert "HTTP 404 for the model" in reason
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+async def test_a_broken_spec_is_told_and_left_to_its_author(
+    world: Simulation, spec: Spec, case: Stuck
+) -> None:
+    """No other model mends it: nothing goes back, the old pods serve on, a better spec is taken at once."""
+    await world.serve(spec)
+    revision = await world.promote()
+    before = world.status.active
+
+    broken = {**spec["agent"], "image": "example/agent:typo"}
+    world.apply_agent(spec | {"agent": broken})
+    await world.settle()
+    stick(world, case)
+    await world.settle()
+    world.pass_time(601)
+    world.node.exceed_deadline("support")
+    await world.settle()
+
+    assert world.status.active == before
+    assert world.revision_status(revision).state is RevisionState.ACTIVE
+    assert world.condition("Degraded").status is ConditionStatus.TRUE
+    if case.degraded:
+        assert world.condition("Degraded").reason == case.degraded
+    assert world.condition("Ready").status is ConditionStatus.TRUE
+
+    world.apply_agent(spec)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+    assert world.status.active == before
+
+
+async def test_a_spec_broken_while_a_revision_bakes_is_not_the_revisions_fault(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.BAKE
+
+    world.apply_agent(spec | {"agent": {**spec["agent"], "image": "example/agent:typo"}})
+    await world.settle()
+    stick(world, CASES["crash loop"])
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+    assert world.condition("Degraded").reason == "CrashLoop"
+
+    # mended, it is validated as it is served now, and stays
+    world.apply_agent(spec | {"agent": {**spec["agent"], "image": "example/agent:2"}})
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    await world.validate(revision, score=7900)
+    world.pass_time(600)
+    await world.settle()
+    assert world.status.rollout.step is RolloutStep.DONE
+    assert world.revision_status(revision).state is RevisionState.ACTIVE
+
+
+async def test_a_validation_that_the_api_server_refuses_is_not_waited_for_for_ever(
+    world: Simulation, spec: Spec
+) -> None:
+    from evolving_operator.cluster.errors import Forbidden  # noqa: PLC0415 - next to its only use
+
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    create = world.cluster.create
+
+    async def refusing(manifest: Spec) -> Spec:
+        if "-validate-" in manifest["metadata"]["name"]:
+            raise Forbidden("exceeded quota: pods")
+        return await create(manifest)
+
+    world.cluster.create = refusing  # type: ignore[method-assign]
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.BAKE
+    assert "exceeded quota" in world.condition("Degraded").message
+
+    for _ in range(12):
+        world.pass_time(61)
+        await world.settle()
+
+    assert world.status.rollout.step is RolloutStep.DONE
+    assert world.status.rollout.reason == "NotValidated"
+    assert "exceeded quota" in world.status.rollout.message
+    assert world.revision_status(revision).state is RevisionState.ACTIVE

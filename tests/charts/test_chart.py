@@ -39,7 +39,7 @@ def test_rights_are_few(watched: list[str]) -> None:
         assert "deletecollection" not in rule["verbs"]
         assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
         if "delete" in rule["verbs"]:
-            disposable = {"agentrevisions", "cronjobs", "jobs", "poddisruptionbudgets"}
+            disposable = {"agentrevisions", "configmaps", "cronjobs", "jobs", "poddisruptionbudgets"}
             assert set(rule["resources"]) <= disposable
 
 

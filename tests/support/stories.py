@@ -44,8 +44,11 @@ CHILDREN = (
 )
 # Events of what may have come and gone while the operator was dead, which then tells of the end only: a run
 # that was begun and ended, and a problem of pods that were replaced meanwhile. Unschedulable, because the
-# scheduler of a cluster without nodes may speak before `node` does, of pods that are a minute old.
-PASSING = frozenset({"CurationStarted", "TrainingStarted", "CrashLoop", "Unschedulable", "Recovered"})
+# scheduler of a cluster without nodes may speak before `node` does, of pods that are a minute old. InvalidSpec,
+# because a write that the API server refuses once is told of, and taken back.
+PASSING = frozenset(
+    {"CurationStarted", "TrainingStarted", "CrashLoop", "InvalidSpec", "Unschedulable", "Recovered"}
+)
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _POD = re.compile(rf"\b{NAME}-[a-z0-9]{{6,10}}-[a-z0-9]{{5}}\b")

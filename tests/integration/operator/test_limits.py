@@ -40,15 +40,13 @@ def test_a_configuration_that_is_too_large_is_refused_in_the_words_of_the_spec(
         for number in range(17)
     ]
     place.apply(agent(*large))
-    told = eventually(
-        lambda: (
-            place.condition("support", "Degraded")
-            if place.condition("support", "Degraded").get("reason") == "ConfigTooLarge"
-            else None
-        ),
-        timeout=40,
-        message="Degraded/ConfigTooLarge",
-    )
+    told: dict[str, Any] = {}
+
+    def degraded() -> bool:
+        told.update(place.condition("support", "Degraded"))
+        return told.get("reason") == "ConfigTooLarge"
+
+    eventually(degraded, timeout=40, message="Degraded/ConfigTooLarge")
     assert "spec.agent.tools[tool_" in told["message"]
     assert place.get("deployments")["items"] == []
 

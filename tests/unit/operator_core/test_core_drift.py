@@ -102,7 +102,7 @@ def test_agents_of_one_shape_share_one_text() -> None:
 
 
 def test_only_a_pod_autoscaler_is_let_scale_the_deployment() -> None:
-    fields = {"f:spec": {"f:replicas": {}}}
+    fields: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
 
     def by(manager: str, subresource: str) -> dict[str, Any]:
         return {

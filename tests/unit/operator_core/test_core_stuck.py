@@ -28,6 +28,11 @@ MODEL_GONE = ServeReport(
 )
 
 
+def step_of(world: Simulation) -> RolloutStep:
+    assert world.status.rollout is not None
+    return world.status.rollout.step
+
+
 def ended(exit_code: int, message: str = "") -> Spec:
     times = {"startedAt": "2026-03-02T12:00:00Z", "finishedAt": "2026-03-02T12:00:09Z"}
     reason = "OOMKilled" if exit_code == 137 else "Error"
@@ -180,7 +185,7 @@ async def test_a_spec_broken_while_a_revision_bakes_is_not_the_revisions_fault(
     world.node.roll_out("support")
     await world.settle()
     assert world.status.rollout is not None
-    assert world.status.rollout.step is RolloutStep.BAKE
+    assert step_of(world) is RolloutStep.BAKE
 
     world.apply_agent(spec | {"agent": {**spec["agent"], "image": "example/agent:typo"}})
     await world.settle()
@@ -200,7 +205,7 @@ async def test_a_spec_broken_while_a_revision_bakes_is_not_the_revisions_fault(
     await world.validate(revision, score=7900)
     world.pass_time(600)
     await world.settle()
-    assert world.status.rollout.step is RolloutStep.DONE
+    assert step_of(world) is RolloutStep.DONE
     assert world.revision_status(revision).state is RevisionState.ACTIVE
 
 
@@ -223,14 +228,14 @@ async def test_a_validation_that_the_api_server_refuses_is_not_waited_for_for_ev
     world.node.roll_out("support")
     await world.settle()
     assert world.status.rollout is not None
-    assert world.status.rollout.step is RolloutStep.BAKE
+    assert step_of(world) is RolloutStep.BAKE
     assert "exceeded quota" in world.condition("Degraded").message
 
     for _ in range(12):
         world.pass_time(61)
         await world.settle()
 
-    assert world.status.rollout.step is RolloutStep.DONE
+    assert step_of(world) is RolloutStep.DONE
     assert world.status.rollout.reason == "NotValidated"
     assert "exceeded quota" in world.status.rollout.message
     assert world.revision_status(revision).state is RevisionState.ACTIVE

@@ -44,15 +44,15 @@ CHILDREN = (
 )
 # Events of what may have come and gone while the operator was dead, which then tells of the end only: a run
 # that was begun and ended, and a problem of pods that were replaced meanwhile. Unschedulable, because the
-# scheduler of a cluster without nodes may speak before `node` does, of pods that are a minute old. InvalidSpec,
-# because a write that the API server refuses once is told of, and taken back.
+# scheduler of a cluster without nodes may speak before `node` does, of pods that are a minute old.
+# InvalidSpec, because a write that the API server refuses once is told of, and taken back.
 PASSING = frozenset(
     {"CurationStarted", "TrainingStarted", "CrashLoop", "InvalidSpec", "Unschedulable", "Recovered"}
 )
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _POD = re.compile(rf"\b{NAME}-[a-z0-9]{{6,10}}-[a-z0-9]{{5}}\b")
-_DEBT = re.compile(rf"\b{NAME}-provider-[0-9a-f]{{8}}\b")  # a digest of the UID
+_DEBT = re.compile(rf"\b{NAME}-(provider|release)-[0-9a-f]{{8}}\b")  # a digest of the UID
 # Chosen by the API server or its controllers.
 _ALLOTTED = frozenset({"clusterIP", "clusterIPs", "volumeName"})
 _SECONDS = 60  # until a change is seen by whoever looks

@@ -36,6 +36,7 @@ _JSON = "application/json"
 _SECONDS = 30.0  # for one request
 _CONNECT_SECONDS = 5.0
 _LIST_CHUNK = 500
+_UNDECLARED = "field not declared in schema"  # how server-side apply says it, with status 500
 
 
 class LiveGateway:
@@ -227,6 +228,8 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
             return Invalid(message or text, fields)
         case 403:
             return Forbidden(message or text)
+        case 500 if _UNDECLARED in message:
+            return Unavailable(f"{text}; the CRDs are older than this operator: apply those of its version")
         case _:  # 401 too: a token that has just expired is renewed before the next request
             waits = headers.get("Retry-After", "") or str(details.get("retryAfterSeconds", ""))
             return Unavailable(text, float(waits) if waits.isdigit() else None)

@@ -158,6 +158,14 @@ async def test_an_answer_that_is_no_status_is_still_an_error(gateway: LiveGatewa
         await gateway.apply(SERVICE)
 
 
+async def test_crds_older_than_the_operator_are_told_of(gateway: LiveGateway, script: Script) -> None:
+    said = "failed to create typed patch object: .status.rollout.percent: field not declared in schema"
+    script.say({"message": said}, status=500)
+
+    with pytest.raises(Unavailable, match=r"rollout\.percent.*the CRDs are older than this operator"):
+        await gateway.apply(SERVICE)
+
+
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     async with LiveGateway(Connection("http://127.0.0.1:9")) as gateway:
         with pytest.raises(Unavailable, match="PATCH"):

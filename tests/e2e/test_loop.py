@@ -59,7 +59,7 @@ def test_the_loop_promotes_a_better_model_and_takes_back_a_worse_one(ready: Scen
     held_out = (BANK / "validation.jsonl").read_text()
     before = scene.client("measure", held_out)
     assert base["modelID"] == "base-model"
-    assert pods_ready(scene) == 2
+    scene.wait("both pods", lambda: pods_ready(scene) == 2)
 
     # when the agent is taught, trained and judged while customers keep asking
     with scene.load("\n".join(REQUESTS[120:160]), rate=4) as live:

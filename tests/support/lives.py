@@ -117,6 +117,7 @@ class Life:
     proxy: RecordingProxy = field(init=False)
     operator: ForkedOperator | None = None
     exits: list[int] = field(default_factory=list)
+    untold: set[str] = field(default_factory=set)  # reasons of Events that the API server refused to take
 
     def __post_init__(self) -> None:
         self.proxy = RecordingProxy(self.world.api.target, self._kill)
@@ -186,15 +187,20 @@ class Life:
             created = [write.target for write in self.proxy.writes if write.is_creation]
             jobs = [target.removeprefix("jobs/") for target in created if target.startswith("jobs/")]
             state = {**await self.scene.state(), "jobsCreated": dict(Counter(map(component_of, jobs)))}
-            if expected is not None and self._an_event_was_refused():
-                state["events"] = expected["events"]  # told once or never: nothing depends on it
+            if expected is not None:
+                state["events"] = self._with_untold(state["events"], expected["events"])
             if expected in (None, state) or time.monotonic() > deadline:
                 return state
             await asyncio.sleep(0.5)
 
-    def _an_event_was_refused(self) -> bool:
-        refused = (point.index for point in self.proxy.struck if point.strike is Strike.INVALID)
-        return any(self.proxy.writes[index].target.startswith("events/") for index in refused)
+    def _with_untold(self, told: Sequence[str], expected: Sequence[str]) -> list[str]:
+        """What was told, and what the API server refused to take: an Event is told once or never."""
+        refused = [point.index for point in self.proxy.struck if point.strike is Strike.INVALID]
+        events = sum(self.proxy.writes[index].target.startswith("events/") for index in refused)
+        missing = set(expected) - set(told) - self.untold
+        if len(missing) <= events:
+            self.untold |= missing
+        return sorted({*told, *self.untold})
 
     @property
     def is_hopeless(self) -> bool:

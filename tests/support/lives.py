@@ -189,7 +189,9 @@ class Life:
             state = {**await self.scene.state(), "jobsCreated": dict(Counter(map(component_of, jobs)))}
             if expected is not None:
                 state["events"] = self._with_untold(state["events"], expected["events"])
-            if expected in (None, state) or time.monotonic() > deadline:
+            # Of an agent that is gone, the garbage collector takes what it owned.
+            is_collected = state["status"] is not None or not any(map(is_owned, state["children"].values()))
+            if (is_collected and expected in (None, state)) or time.monotonic() > deadline:
                 return state
             await asyncio.sleep(0.5)
 
@@ -248,6 +250,10 @@ class Life:
             if gave_up and entry["message"].startswith("stopping"):
                 continue  # counted above
             yield f"the operator logged: {entry['message']} {entry.get('error', entry.get('exception', ''))}"
+
+
+def is_owned(child: Raw) -> bool:
+    return bool(child.get("owners"))
 
 
 def errors_in(log: Path, read: int = 0) -> Iterator[Raw]:

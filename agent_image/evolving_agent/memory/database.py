@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 BUSY_TIMEOUT_SECONDS = 2.0
@@ -21,6 +23,46 @@ class MemoryUnavailableError(Exception):
 
 class UnknownSchemaError(Exception):
     """The database was written by a newer version of this program."""
+
+
+class Database:
+    """One connection for all threads. `name` is how an error calls the database."""
+
+    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+        self._connection = connection
+        self._name = name
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path, migrations: Sequence[str], name: str) -> Database:
+        """Opens or creates it, see `opened`. Raises MemoryUnavailableError."""
+        return cls(opened(path, migrations), name)
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def guarded(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time; each statement commits. Raises MemoryUnavailableError."""
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise MemoryUnavailableError(f"{self._name} failed: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """`guarded`, and all statements commit together or not at all."""
+        with self.guarded() as connection:
+            # IMMEDIATE takes the write lock at once: an upgrade from a read would not wait but fail
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
 
 
 def opened(path: Path, migrations: Sequence[str]) -> sqlite3.Connection:

@@ -6,14 +6,12 @@ Several pods on one node share the database (WAL); every method is safe from any
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolving_agent.memory.database import MemoryUnavailableError, opened
+from evolving_agent.memory.database import Database, MemoryUnavailableError
 from evolving_agent.memory.matching import content_words, coverage, search_expression
 from evolving_agent.memory.schema import MIGRATIONS
 
@@ -54,18 +52,16 @@ class _Statement:
 class Memory:
     """`Memory.open(path)`; close it after use. Raises MemoryUnavailableError from every method."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     def open(cls, path: Path) -> Memory:
         """Opens or creates the database. A damaged one is set aside, never deleted, and a new one made."""
-        return cls(opened(path, MIGRATIONS))
+        return cls(Database.open(path, MIGRATIONS, "the memory database"))
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def assert_fact(
         self, subject: str, predicate: str, value: str, *, source: str, at: float | None = None
@@ -100,8 +96,8 @@ class Memory:
         if not expression:
             return []
         moment = time.time() if at is None else at
-        with self._guarded():
-            rows = self._connection.execute(
+        with self._database.guarded() as connection:
+            rows = connection.execute(
                 """SELECT entity.name, predicate, object, text, valid_from, valid_to, source, event.search
                    FROM event_text JOIN event ON event.id = event_text.rowid
                    JOIN entity ON entity.id = event.subject
@@ -116,56 +112,13 @@ class Memory:
 
     def count(self) -> int:
         """Number of events, those that are no longer true included."""
-        with self._guarded():
-            return int(self._connection.execute("SELECT count(*) FROM event").fetchone()[0])
+        with self._database.guarded() as connection:
+            return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
 
     def _add(self, statement: _Statement, at: float | None) -> None:
         moment = time.time() if at is None else at
-        with self._guarded():
-            # IMMEDIATE takes the write lock at once: an upgrade from a read would not wait but fail
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._insert(statement, moment)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-
-    def _insert(self, new: _Statement, moment: float) -> None:
-        subject = _entity_id(self._connection, new.kind, new.subject.strip())
-        about = (subject, new.predicate)
-        known = self._connection.execute(
-            """SELECT 1 FROM event WHERE subject = ? AND predicate = ? AND object = ?
-               AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)""",
-            (*about, new.value, moment, moment),
-        ).fetchone()
-        if known:
-            return
-        until: float | None = None
-        if new.replaces:
-            # a fact that is told late ends where the next one, already known, begins
-            until = self._connection.execute(
-                "SELECT min(valid_from) FROM event WHERE subject = ? AND predicate = ? AND valid_from > ?",
-                (*about, moment),
-            ).fetchone()[0]
-            self._connection.execute(
-                """UPDATE event SET valid_to = ? WHERE subject = ? AND predicate = ?
-                   AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)""",
-                (moment, *about, moment, moment),
-            )
-        self._connection.execute(
-            """INSERT INTO event (subject, predicate, object, text, search, valid_from, valid_to, source)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
-            (*about, new.value, _shortened(new.text, MAX_TEXT_CHARS), new.search, moment, until, new.source),
-        )
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise MemoryUnavailableError(f"the memory database failed: {error}") from error
+        with self._database.transaction() as connection:
+            _insert(connection, statement, moment)
 
 
 def as_prompt(events: list[TemporalEvent]) -> str:
@@ -173,6 +126,35 @@ def as_prompt(events: list[TemporalEvent]) -> str:
     if not events:
         return ""
     return "\n\nRemembered:\n" + "\n".join(f"- {event.text}" for event in events)
+
+
+def _insert(connection: sqlite3.Connection, new: _Statement, moment: float) -> None:
+    subject = _entity_id(connection, new.kind, new.subject.strip())
+    about = (subject, new.predicate)
+    known = connection.execute(
+        """SELECT 1 FROM event WHERE subject = ? AND predicate = ? AND object = ?
+           AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)""",
+        (*about, new.value, moment, moment),
+    ).fetchone()
+    if known:
+        return
+    until: float | None = None
+    if new.replaces:
+        # a fact that is told late ends where the next one, already known, begins
+        until = connection.execute(
+            "SELECT min(valid_from) FROM event WHERE subject = ? AND predicate = ? AND valid_from > ?",
+            (*about, moment),
+        ).fetchone()[0]
+        connection.execute(
+            """UPDATE event SET valid_to = ? WHERE subject = ? AND predicate = ?
+               AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)""",
+            (moment, *about, moment, moment),
+        )
+    connection.execute(
+        """INSERT INTO event (subject, predicate, object, text, search, valid_from, valid_to, source)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+        (*about, new.value, _shortened(new.text, MAX_TEXT_CHARS), new.search, moment, until, new.source),
+    )
 
 
 def _entity_id(connection: sqlite3.Connection, kind: str, name: str) -> int:

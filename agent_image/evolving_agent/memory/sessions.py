@@ -7,17 +7,15 @@ the knowledge graph, because what is said in a session is forgotten after a time
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from evolving_agent.memory.database import MemoryUnavailableError, opened
+from evolving_agent.memory.database import Database
 
 MAX_KEPT_TURNS = 1_000_000  # of all sessions; the oldest go first
 EXPIRED_AT_ONCE = 50  # rows that one new turn deletes: expiry keeps up and no turn waits for it
@@ -93,29 +91,27 @@ class Sessions:
     Raises MemoryUnavailableError from every method.
     """
 
-    def __init__(self, connection: sqlite3.Connection, ttl_seconds: float) -> None:
-        self._connection = connection
+    def __init__(self, database: Database, ttl_seconds: float) -> None:
+        self._database = database
         self._ttl_seconds = ttl_seconds
-        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, path: Path, *, ttl_seconds: float) -> Sessions:
         """Opens or creates the database. A damaged one is set aside, never deleted, and a new one made."""
-        return cls(opened(path, MIGRATIONS), ttl_seconds)
+        return cls(Database.open(path, MIGRATIONS, "the database of sessions"), ttl_seconds)
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def of_session(self, session: str, bounds: Bounds, *, at: float | None = None) -> History:
         """The latest turns of a session within the bounds; an empty history for an unknown one."""
         since = self._since(at)
-        with self._guarded():
-            rows = self._connection.execute(
+        with self._database.guarded() as connection:
+            rows = connection.execute(
                 "SELECT said, answer FROM turn WHERE session = ? AND at > ? ORDER BY number DESC LIMIT ?",
                 (session, since, bounds.turns),
             ).fetchall()
-            return History(session, _within(rows, bounds), self._config_of(session, since))
+            return History(session, _within(rows, bounds), _config_of(connection, session, since))
 
     def before(self, turn: str, bounds: Bounds, *, at: float | None = None) -> History:
         """The turn and those it continues, one after the other. Raises UnknownTurnError.
@@ -123,8 +119,8 @@ class Sessions:
         A chain whose older part has expired or was deleted begins where it is still known.
         """
         since = self._since(at)
-        with self._guarded():
-            rows = self._connection.execute(
+        with self._database.guarded() as connection:
+            rows = connection.execute(
                 """WITH RECURSIVE chain (said, answer, previous, session, depth) AS (
                        SELECT said, answer, previous, session, 1 FROM turn WHERE id = ? AND at > ?
                        UNION ALL
@@ -139,13 +135,13 @@ class Sessions:
                 raise UnknownTurnError(turn)
             session = rows[0][2]
             turns = [(said, answer) for said, answer, _ in rows]
-            return History(session, _within(turns, bounds), self._config_of(session, since))
+            return History(session, _within(turns, bounds), _config_of(connection, session, since))
 
     def assign(self, session: str, config: str, *, at: float | None = None) -> None:
         """From now on the configuration with that hash answers the session."""
         moment = time.time() if at is None else at
-        with self._guarded():
-            self._connection.execute(
+        with self._database.guarded() as connection:
+            connection.execute(
                 "INSERT INTO session (id, config, at) VALUES (?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET config = excluded.config, at = excluded.at",
                 (session, config, moment),
@@ -155,19 +151,19 @@ class Sessions:
         """Adds a turn, and deletes some of what has expired."""
         moment = time.time() if at is None else at
         said, response = (None if part is None else _encoded(part) for part in (turn.said, turn.response))
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO turn (id, session, previous, said, answer, response, at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (turn.id, turn.session, turn.previous, said, turn.answer, response, moment),
             )
             connection.execute("UPDATE session SET at = ? WHERE id = ?", (moment, turn.session))
-            self._forget(moment)
+            self._forget(connection, moment)
 
     def response(self, turn: str, *, at: float | None = None) -> dict[str, Any]:
         """The response as it was answered. Raises UnknownTurnError."""
-        with self._guarded():
-            row = self._connection.execute(
+        with self._database.guarded() as connection:
+            row = connection.execute(
                 "SELECT response FROM turn WHERE id = ? AND at > ? AND response IS NOT NULL",
                 (turn, self._since(at)),
             ).fetchone()
@@ -178,65 +174,44 @@ class Sessions:
 
     def delete(self, turn: str) -> None:
         """Forgets a response: it can be continued no longer. Raises UnknownTurnError."""
-        with self._guarded():
-            deleted = self._connection.execute(
-                "DELETE FROM turn WHERE id = ? AND response IS NOT NULL", (turn,)
-            )
+        with self._database.guarded() as connection:
+            deleted = connection.execute("DELETE FROM turn WHERE id = ? AND response IS NOT NULL", (turn,))
             if deleted.rowcount == 0:
                 raise UnknownTurnError(turn)
 
     def count(self) -> int:
         """Number of turns that are still in the database."""
-        with self._guarded():
-            return int(self._connection.execute("SELECT count(*) FROM turn").fetchone()[0])
-
-    def _config_of(self, session: str, since: float) -> str | None:
-        row = self._connection.execute(
-            "SELECT config FROM session WHERE id = ? AND at > ?", (session, since)
-        ).fetchone()
-        return None if row is None else str(row[0])
+        with self._database.guarded() as connection:
+            return int(connection.execute("SELECT count(*) FROM turn").fetchone()[0])
 
     def _since(self, at: float | None) -> float:
         return (time.time() if at is None else at) - self._ttl_seconds
 
-    def _forget(self, moment: float) -> None:
+    def _forget(self, connection: sqlite3.Connection, moment: float) -> None:
         since = moment - self._ttl_seconds
-        self._connection.execute(
+        connection.execute(
             "DELETE FROM turn WHERE number IN (SELECT number FROM turn WHERE at <= ? LIMIT ?)",
             (since, EXPIRED_AT_ONCE),
         )
-        self._connection.execute(
+        connection.execute(
             "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE at <= ? LIMIT ?)",
             (since, EXPIRED_AT_ONCE),
         )
-        self._connection.execute(
+        connection.execute(
             "DELETE FROM turn WHERE number <= (SELECT max(number) FROM turn) - ?", (MAX_KEPT_TURNS,)
         )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._guarded():
-            # IMMEDIATE takes the write lock at once: an upgrade from a read would not wait but fail
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise MemoryUnavailableError(f"the database of sessions failed: {error}") from error
 
 
 def estimated_tokens(messages: Sequence[Message]) -> int:
     """Of the messages' JSON, which also counts names, tool calls and pictures."""
     return len(msgspec.json.encode(messages)) // CHARS_PER_TOKEN
+
+
+def _config_of(connection: sqlite3.Connection, session: str, since: float) -> str | None:
+    row = connection.execute(
+        "SELECT config FROM session WHERE id = ? AND at > ?", (session, since)
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _within(newest_first: Sequence[tuple[str, str]], bounds: Bounds) -> list[Message]:

@@ -6,6 +6,8 @@ requests as JSON Lines on standard input; prints one JSON document per line.
     measure  asks every case once, dry (nothing is logged or learned), and grades the tool call
     teach    asks every request once, live, and sends feedback: thumbs up, or the right tool call
     load     asks live, at a constant rate, until the time is up or SIGTERM comes, and counts failed requests
+
+Nothing is asked before the Service has answered /readyz once.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import httpx
 from evolving_agent.contract import env
 
 REQUEST_TIMEOUT_SECONDS = 120.0
+FIRST_ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,23 @@ async def ask(client: httpx.AsyncClient, text: str, headers: dict[str, str]) -> 
     response.raise_for_status()
     body: dict[str, Any] = response.json()
     return body
+
+
+async def wait_for_the_service(client: httpx.AsyncClient) -> None:
+    """Until the Service answers once: a node learns of a ready pod a moment after its agent is Ready.
+
+    Raises SystemExit after FIRST_ANSWER_SECONDS.
+    """
+    deadline = time.monotonic() + FIRST_ANSWER_SECONDS
+    while True:
+        try:
+            (await client.get("/readyz")).raise_for_status()
+        except httpx.HTTPError as error:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{client.base_url} does not answer: {error}") from error
+            await asyncio.sleep(0.2)
+        else:
+            return
 
 
 def calls_of(completion: dict[str, Any]) -> list[dict[str, Any]]:
@@ -168,6 +188,7 @@ async def run(arguments: argparse.Namespace) -> None:
     if not questions:
         raise SystemExit("no requests on standard input: pass them as JSON Lines")
     async with connect(arguments.url) as clients:
+        await wait_for_the_service(clients[0])
         match arguments.mode:
             case "measure":
                 await measure(clients[0], questions)

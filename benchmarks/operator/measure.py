@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import tempfile
@@ -55,6 +56,7 @@ async def _measured(agents: int) -> dict[str, Any]:
                 edited = await bench.edit()
             takeover = await bench.takeover()
             bare = await bench.bare()
+            edited |= await bench.edit_directly()
     return {
         "agents": agents,
         "load_average": {"before": round(load_before, 1), "after": round(os.getloadavg()[0], 1)},
@@ -148,6 +150,25 @@ class Bench:
             "p50_ms": _percentile_ms(seconds, 50),
             "p99_ms": _percentile_ms(seconds, 99),
         }
+
+    async def edit_directly(self) -> dict[str, Any]:
+        """The limit of `edit`: from a bare client's request that changes a ConfigMap to its event."""
+        seconds: list[float] = []
+        async with changes(self.connection, BARE_NAMESPACE) as found:
+            for number, name in zip(range(EDITS), itertools.cycle(self.names()), strict=False):
+                text = f"Changed for the {number}th time."
+                manifest = {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": f"{name}-edited", "namespace": BARE_NAMESPACE},
+                    "data": {"text": text},
+                }
+                arrival = found.expect(text)
+                started = time.monotonic()
+                await self.gateway.apply(manifest)
+                async with asyncio.timeout(_DEADLINE_SECONDS):
+                    seconds.append(await arrival - started)
+        return {"bare_p50_ms": _percentile_ms(seconds, 50), "bare_p99_ms": _percentile_ms(seconds, 99)}
 
     async def bare(self) -> dict[str, Any]:
         """The same agents and objects, by a client that decides nothing and watches nothing."""

@@ -44,6 +44,8 @@ def _column(size: dict[str, Any]) -> dict[str, str]:
         "restart: peak memory": _mib(restart["rss_peak_bytes"]),
         f"edit → ConfigMap, {edit['edits']} edits: p50": f"{edit['p50_ms']} ms",
         "edit → ConfigMap: p99": f"{edit['p99_ms']} ms",
+        "bare client: ConfigMap changed → its event: p50": f"{edit['bare_p50_ms']} ms",
+        "bare client: ConfigMap changed → its event: p99": f"{edit['bare_p99_ms']} ms",
         "takeover after SIGKILL of the leader": f"{takeover['SIGKILL']} s",
         "takeover after SIGTERM": f"{takeover['SIGTERM']} s",
     }

@@ -217,5 +217,7 @@ def _is_news(kind: str, old: Condition | None, new: Condition) -> bool:
         if new.status is ConditionStatus.FALSE:
             return not was_fine
         return was_fine or (old is not None and old.reason != new.reason)
+    if new.reason == "ScaledToZero":  # nothing serves, as it was asked for
+        return False
     # The first word may be the good one: nobody decided while the pods became ready.
     return new.status is ConditionStatus.TRUE and (old is None or old.status is not new.status)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cluster import addons, build, certificates, components, host, network
 from cluster.api import Api
-from cluster.layout import API_PORT, NODE, TIERS, Cluster, known_clusters
+from cluster.layout import API_PORT, NODE, TIERS, Admission, Cluster, known_clusters
 from cluster.processes import Running, last_started, need_root, running
 from tools import debian
 from tools.errors import ToolError
@@ -118,12 +118,12 @@ def stop(cluster: Cluster) -> None:
     host.remove_cgroup(cluster)
 
 
-def _start(cluster: Cluster, binaries: Path, tier: str, pod_security: str) -> Running:
+def _start(cluster: Cluster, binaries: Path, tier: str, admission: Admission) -> Running:
     before = last_started(cluster)
     cluster.state.mkdir(parents=True, exist_ok=True)
     cluster.state.parent.chmod(0o700)
     certificates.make_certificates(cluster, API_PORT)
-    components.write_files(cluster, binaries, tier, pod_security, restarted=before is not None)
+    components.write_files(cluster, binaries, tier, admission, restarted=before is not None)
     network.create(cluster)
     if tier == "node":
         with lock("machine"):
@@ -149,7 +149,15 @@ def _start(cluster: Cluster, binaries: Path, tier: str, pod_security: str) -> Ru
                 pass_fds=[listener.fileno()],
             )
         pid = _first_child(outer.pid)
-    record = Running(pid, host.start_time(pid) or 0, tier, pod_security, port, str(binaries))
+    record = Running(
+        pid=pid,
+        started=host.start_time(pid) or 0,
+        tier=tier,
+        pod_security=admission.pod_security,
+        port=port,
+        binaries=str(binaries),
+        admission_plugin=admission.plugin,
+    )
     certificates.write_kubeconfig(cluster, "admin", port, cluster.kubeconfig)
     certificates.write_kubeconfig(cluster, "admin", API_PORT, cluster.kubeconfig_inside)
     cluster.record.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
@@ -170,14 +178,14 @@ def _wait_until_up(cluster: Cluster, record: Running, since: float) -> None:
         _wait(cluster, "cluster DNS ready", lambda: addons.dns_is_ready(api), record.pid)
 
 
-def up(cluster: Cluster, tier: str, pod_security: str) -> None:
+def up(cluster: Cluster, tier: str, admission: Admission) -> None:
     """Bring the cluster up, whatever state it is in; nothing to do when it is up and healthy."""
     need_root()
     with lock(f"cluster-{cluster.name}"):
         record = running(cluster)
         if record:
             tier = max(tier, record.tier, key=TIERS.index)
-            same = record.tier == tier and record.pod_security == pod_security
+            same = (record.tier, record.admission) == (tier, admission)
             if same and healthy(cluster, record):
                 print(f"{cluster.name}: already up ({record.tier})")
                 return
@@ -188,7 +196,7 @@ def up(cluster: Cluster, tier: str, pod_security: str) -> None:
         debian.ensure(debian.CLUSTER_PACKAGES[tier])
         stop(cluster)
         since = time.time() // 1  # the API's timestamps have whole seconds
-        _wait_until_up(cluster, _start(cluster, binaries, tier, pod_security), since)
+        _wait_until_up(cluster, _start(cluster, binaries, tier, admission), since)
     print(f"{cluster.name}: up ({tier})")
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 from cluster import build, doctor, provider
-from cluster.layout import TIERS, Cluster
+from cluster.layout import TIERS, Admission, Cluster
 from tools.errors import ToolError
 
 EPILOG = """\
@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="built cluster: Pod Security standard of namespaces that set none (default: none)",
     )
+    up.add_argument(
+        "--admission-plugin",
+        default="",
+        metavar="NAME",
+        help="built cluster: enable an admission plugin that Kubernetes does not enable by itself",
+    )
     verbs.add_parser("down", parents=[common], help="remove the cluster and all that belongs to it")
     verbs.add_parser("status", parents=[common], help="exit status 0: up and healthy; 1: not")
     kubeconfig = verbs.add_parser("kubeconfig", parents=[common], help="print the path of the kubeconfig")
@@ -77,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = provider.choose(cluster, arguments.provider, arguments.context)
     match verb:
         case "up":
-            chosen.up(arguments.tier, arguments.pod_security)
+            chosen.up(arguments.tier, Admission(arguments.pod_security, arguments.admission_plugin))
         case "down":
             chosen.down()
         case "status":

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.layout import API_PORT, DNS_IP, NODE, NODE_IP, POD_CIDR, SERVICE_CIDR, Cluster
+from cluster.layout import API_PORT, DNS_IP, NODE, NODE_IP, POD_CIDR, SERVICE_CIDR, Admission, Cluster
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 ETCD_URL = "http://127.0.0.1:2379"
@@ -49,7 +49,7 @@ def _etcd(cluster: Cluster) -> Component:
     return Component("etcd", ["etcd", *flags, "--unsafe-no-fsync"])
 
 
-def _api_server(cluster: Cluster, pod_security: str) -> Component:
+def _api_server(cluster: Cluster, admission: Admission) -> Component:
     certificates = cluster.certificates
     flags = _flags(
         etcd_servers=ETCD_URL,
@@ -59,7 +59,7 @@ def _api_server(cluster: Cluster, pod_security: str) -> Component:
         service_cluster_ip_range=SERVICE_CIDR,
         allow_privileged="true",
         authorization_mode="Node,RBAC",
-        enable_admission_plugins="NodeRestriction",
+        enable_admission_plugins=",".join(filter(None, ("NodeRestriction", admission.plugin))),
         client_ca_file=certificates / "ca.crt",
         tls_cert_file=certificates / "apiserver.crt",
         tls_private_key_file=certificates / "apiserver.key",
@@ -82,7 +82,7 @@ def _api_server(cluster: Cluster, pod_security: str) -> Component:
         audit_log_maxsize="200",
         audit_log_maxbackup="1",
     )
-    if pod_security:
+    if admission.pod_security:
         flags += _flags(admission_control_config_file=cluster.state / "admission.json")
     return Component("kube-apiserver", ["kube-apiserver", *flags], after=f"{ETCD_URL}/health")
 
@@ -130,11 +130,11 @@ def _node_components(cluster: Cluster) -> list[Component]:
     ]
 
 
-def components(cluster: Cluster, tier: str, pod_security: str) -> list[Component]:
+def components(cluster: Cluster, tier: str, admission: Admission) -> list[Component]:
     """Everything that `tier` needs, in the order in which it may start."""
     control_plane = [
         _etcd(cluster),
-        _api_server(cluster, pod_security),
+        _api_server(cluster, admission),
         _controller_manager(cluster),
         _scheduler(cluster),
     ]
@@ -150,9 +150,9 @@ def _audit_policy() -> dict[str, Any]:
     }
 
 
-def _admission(pod_security: str) -> dict[str, Any]:
+def _pod_security(standard: str) -> dict[str, Any]:
     """Pod Security admission for namespaces that carry no label of their own."""
-    modes = dict.fromkeys(("enforce", "audit", "warn"), pod_security)
+    modes = dict.fromkeys(("enforce", "audit", "warn"), standard)
     versions = {f"{mode}-version": "latest" for mode in modes}
     configuration = {
         "apiVersion": "pod-security.admission.config.k8s.io/v1",
@@ -273,7 +273,9 @@ disabled_plugins = {disabled}
 """
 
 
-def write_files(cluster: Cluster, binaries: Path, tier: str, pod_security: str, *, restarted: bool) -> None:
+def write_files(
+    cluster: Cluster, binaries: Path, tier: str, admission: Admission, *, restarted: bool
+) -> None:
     """Write every file that the components read, and the supervisor's own instructions."""
     state = cluster.state
     for name in ("logs", "pids", "etcd", "kubelet", "cni", "volume-plugins", "pod-logs", "volumes"):
@@ -286,8 +288,8 @@ def write_files(cluster: Cluster, binaries: Path, tier: str, pod_security: str, 
         (state / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
     write_json("audit-policy.json", _audit_policy())
-    if pod_security:
-        write_json("admission.json", _admission(pod_security))
+    if admission.pod_security:
+        write_json("admission.json", _pod_security(admission.pod_security))
     write_json("kubelet.json", _kubelet_configuration(cluster))
     write_json("kube-proxy.json", _proxy_configuration(cluster))
     write_json("cni/10-pods.conflist", _pod_network())
@@ -301,6 +303,6 @@ def write_files(cluster: Cluster, binaries: Path, tier: str, pod_security: str, 
             "pids": str(cluster.pids),
             "volumes": str(cluster.volumes),
             "target_port": API_PORT,
-            "components": [asdict(component) for component in components(cluster, tier, pod_security)],
+            "components": [asdict(component) for component in components(cluster, tier, admission)],
         },
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import loading
-from cluster.layout import Cluster
+from cluster.layout import Admission, Cluster
 from tools import progress
 from tools.errors import ToolError
 
@@ -53,9 +53,11 @@ class Kind:
         listed = subprocess.run(["kind", "get", "clusters"], capture_output=True, text=True, check=False)
         return self.cluster.full_name in listed.stdout.split()
 
-    def up(self, tier: str, pod_security: str) -> None:
-        if pod_security:
+    def up(self, tier: str, admission: Admission) -> None:
+        if admission.pod_security:
             raise ToolError("kind: --pod-security is for the built cluster", "label the namespace instead")
+        if admission.plugin:
+            raise ToolError("kind: --admission-plugin is for the built cluster", "use --provider built")
         if self._exists():
             print(f"{self.cluster.name}: already up (kind)")
             return

@@ -23,6 +23,14 @@ TIERS = ("control-plane", "node")
 
 
 @dataclass(frozen=True)
+class Admission:
+    """How strict the API server of a built cluster is, beyond what every one is."""
+
+    pod_security: str = ""  # the standard of namespaces that set none
+    plugin: str = ""  # an admission plugin that Kubernetes does not enable by itself
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A cluster by name. Everything it owns on the machine carries that name."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import build
-from cluster.layout import Cluster
+from cluster.layout import Admission, Cluster
 from tools.errors import ToolError
 
 
@@ -28,7 +28,7 @@ class Named:
         command = [program, "--context", self.context, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    def up(self, tier: str, pod_security: str) -> None:
+    def up(self, tier: str, admission: Admission) -> None:
         well, lines = self.status()
         if not well:
             raise ToolError(

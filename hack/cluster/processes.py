@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster import host
-from cluster.layout import Cluster
+from cluster.layout import Admission, Cluster
 from tools.errors import ToolError
 
 
@@ -23,6 +23,11 @@ class Running:
     pod_security: str
     port: int
     binaries: str
+    admission_plugin: str = ""
+
+    @property
+    def admission(self) -> Admission:
+        return Admission(self.pod_security, self.admission_plugin)
 
     def alive(self) -> bool:
         return host.start_time(self.pid) == self.started

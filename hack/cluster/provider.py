@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster import built, kind, loading, named, processes
-from cluster.layout import Cluster
+from cluster.layout import Admission, Cluster
 from tools.errors import ToolError
 
 NAMES = ("context", "kind", "built")
@@ -18,7 +18,7 @@ class Provider(Protocol):
 
     name: str
 
-    def up(self, tier: str, pod_security: str) -> None: ...
+    def up(self, tier: str, admission: Admission) -> None: ...
 
     def down(self) -> None: ...
 
@@ -47,8 +47,8 @@ class Built:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    def up(self, tier: str, pod_security: str) -> None:
-        built.up(self.cluster, tier, pod_security)
+    def up(self, tier: str, admission: Admission) -> None:
+        built.up(self.cluster, tier, admission)
 
     def down(self) -> None:
         built.down(self.cluster)

@@ -20,6 +20,16 @@ from support.cluster import program
 
 Values = dict[str, Any]
 
+# What goes while its agent stays; the rest goes with the agent, by the garbage collector.
+DISPOSABLE = {
+    "agentrevisions",
+    "configmaps",
+    "cronjobs",
+    "jobs",
+    "networkpolicies",
+    "poddisruptionbudgets",
+}
+
 
 def test_lint_finds_nothing() -> None:
     subprocess.run([program("helm"), "lint", "--strict", str(CHART)], check=True, capture_output=True)
@@ -39,8 +49,20 @@ def test_rights_are_few(watched: list[str]) -> None:
         assert "deletecollection" not in rule["verbs"]
         assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
         if "delete" in rule["verbs"]:
-            disposable = {"agentrevisions", "configmaps", "cronjobs", "jobs", "poddisruptionbudgets"}
-            assert set(rule["resources"]) <= disposable
+            assert set(rule["resources"]) <= DISPOSABLE
+
+
+def test_a_cluster_that_guards_owners_gets_the_rights_that_it_asks_for() -> None:
+    owned = {"deployments", "persistentvolumeclaims", "serviceaccounts", "services"}
+
+    def deletable(rendered: Rendered) -> set[str]:
+        rules = [rule for rule in bound_rules(rendered) if "delete" in rule["verbs"]]
+        return {resource for rule in rules for resource in rule["resources"]}
+
+    assert deletable(render()) == DISPOSABLE
+    asked = {"rbac": {"ownerReferencesPermissionEnforcement": True}}
+    assert deletable(render(asked)) == DISPOSABLE | owned
+    assert deletable(render(api_versions=("security.openshift.io/v1",))) == DISPOSABLE | owned
 
 
 def test_all_namespaces_are_watched_by_a_cluster_role() -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from evolving_agent.contract.report import EvaluationReport, Outcome, SuiteResult
 from evolving_operator.api import names
 from evolving_operator.api.models import RolloutStep, RunState
-from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
+from support.mortal import DEATHS, Death, settle
 
 Raw = dict[str, Any]
 
@@ -81,26 +81,12 @@ SPEC_CHANGES: st.SearchStrategy[Raw] = st.sampled_from(
     ]
 )
 LOSSES = st.lists(st.sampled_from(["Deployment", "ConfigMap", "Job", names.REVISION_KIND]), max_size=2)
-DEATHS = st.none() | st.tuples(st.integers(min_value=0, max_value=8), st.sampled_from(["before", "after"]))
-
-
-async def _settle(world: Simulation, death: Any) -> None:
-    """Let the operator work; if it dies on the way, a new one starts."""
-    if death is not None:
-        world.cluster.faults.append(Fault(at=death[0], error=Crash(), when=death[1]))
-    try:
-        await world.settle()
-    except Crash:
-        world.restart()
-        await world.settle()
-    finally:
-        world.cluster.faults.clear()
 
 
 @PATIENT
 @given(STATUSES, SPEC_CHANGES, LOSSES, DEATHS, DEATHS)
 def test_any_status_converges_and_then_is_quiet(
-    status: Raw, change: Raw, losses: list[str], first: Any, second: Any
+    status: Raw, change: Raw, losses: list[str], first: Death | None, second: Death | None
 ) -> None:
     async def live_through() -> Simulation:
         world = Simulation()
@@ -117,9 +103,9 @@ def test_any_status_converges_and_then_is_quiet(
         world.cluster.put({**agent, "status": {**status, "conditions": []}})
         world.restart()
 
-        await _settle(world, first)
+        await settle(world, first)
         world.node.roll_out("support")
-        await _settle(world, second)
+        await settle(world, second)
         world.pass_time(2 * 3600)
         await world.settle()
         world.node.roll_out("support")
@@ -146,7 +132,7 @@ HAPPENINGS = st.lists(
 
 @PATIENT
 @given(HAPPENINGS, st.lists(DEATHS, min_size=14, max_size=14))
-def test_nothing_is_trained_or_measured_twice(history: list[str], deaths: list[Any]) -> None:
+def test_nothing_is_trained_or_measured_twice(history: list[str], deaths: list[Death | None]) -> None:
     """A Job that has run is never created again under its name, which says what it is to find out."""
 
     async def live_through() -> list[str]:
@@ -160,7 +146,7 @@ def test_nothing_is_trained_or_measured_twice(history: list[str], deaths: list[A
             elif what == "ask":
                 world.annotate(f"evaluate:{trainings}")
             _happen(world, what)
-            await _settle(world, death)
+            await settle(world, death)
         return [write.name for write in world.cluster.writes if (write.verb, write.kind) == ("create", "Job")]
 
     created = Counter(asyncio.run(live_through()))

@@ -17,6 +17,7 @@ from evolving_operator.api.models import Decision, RevisionState, VerdictResult
 from evolving_operator.cluster.errors import Conflict, Unavailable
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, training_report
+from support.mortal import DEATHS, Death, settle
 
 Spec = dict[str, Any]
 Happening = Callable[["Chronicle"], None]
@@ -245,36 +246,22 @@ _BEGINNINGS: list[list[str]] = [[], ["roll out"], ["roll out", "train"], ["roll 
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[tuple[str, int | None, str]]:
+def histories(draw: st.DrawFn) -> list[tuple[str, Death | None]]:
     """What happens, and for each happening where the operator dies while it answers to it, if it does."""
     happenings = draw(st.sampled_from(_BEGINNINGS)) + draw(st.lists(_ANY, min_size=1, max_size=12))
-    deaths = st.none() | st.integers(min_value=0, max_value=8)
-    return [(what, draw(deaths), draw(st.sampled_from(["before", "after"]))) for what in happenings]
-
-
-async def _answer(world: Simulation, death: int | None, when: Any) -> None:
-    """Let the operator work; if it dies on the way, a new one starts."""
-    if death is not None:
-        world.cluster.faults.append(Fault(at=death, error=Crash(), when=when))
-    try:
-        await world.settle()
-    except Crash:
-        world.restart()
-        await world.settle()
-    finally:
-        world.cluster.faults.clear()
+    return [(what, draw(DEATHS)) for what in happenings]
 
 
 @RELAXED
 @given(histories())
 def test_it_converges_then_is_quiet_and_promotes_nothing_ungated(
-    history: list[tuple[str, int | None, str]],
+    history: list[tuple[str, Death | None]],
 ) -> None:
     async def live_through() -> Chronicle:
         chronicle = Chronicle()
-        for what, death, when in history:
+        for what, death in history:
             HAPPENINGS[what](chronicle)
-            await _answer(chronicle.world, death, when)
+            await settle(chronicle.world, death)
         await chronicle.world.settle()
         chronicle.world.cluster.writes.clear()
         chronicle.world.restart()

@@ -31,6 +31,7 @@ _PATHS = {
     "deployments": "/apis/apps/v1",
     "replicasets": "/apis/apps/v1",
     "poddisruptionbudgets": "/apis/policy/v1",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
     "cronjobs": "/apis/batch/v1",
     "jobs": "/apis/batch/v1",
     "leases": "/apis/coordination.k8s.io/v1",

@@ -32,11 +32,15 @@ class Rendered:
 
 
 def render(
-    values: dict[str, Any] | None = None, release: str = "learning", namespace: str = "ops"
+    values: dict[str, Any] | None = None,
+    release: str = "learning",
+    namespace: str = "ops",
+    api_versions: tuple[str, ...] = (),
 ) -> Rendered:
-    """The chart with those values."""
+    """The chart with those values, for a cluster that serves those API versions besides the usual ones."""
+    served = [f"--api-versions={version}" for version in api_versions]
     done = subprocess.run(
-        [program("helm"), "template", release, str(CHART), "--namespace", namespace, "-f", "-"],
+        [program("helm"), "template", release, str(CHART), "--namespace", namespace, *served, "-f", "-"],
         input=json.dumps(values or {}),
         capture_output=True,
         text=True,

@@ -21,6 +21,7 @@ from evolving_operator.core.builders.job import (
     build_on_demand_job,
     build_validation_job,
 )
+from evolving_operator.core.builders.network_policy import build_network_policy, limits_network
 from evolving_operator.core.builders.revision import build_revision
 from evolving_operator.core.builders.service import build_service
 from evolving_operator.core.builders.service_account import build_service_account
@@ -65,6 +66,8 @@ def build_all(context: BuildContext) -> dict[str, Manifest]:
     }
     if context.spec.storage.claim is not None:
         built["store_claim"] = build_store_claim(context)
+    if limits_network(context):
+        built["network_policy"] = build_network_policy(context)
     if owes_provider(context):
         built["provider_debt"] = build_provider_debt(context)
     if context.spec.curation is not None:

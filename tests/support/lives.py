@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from support.api_client import ApiClient, ApiError, Target
+from support.background import background
 from support.cluster import NotInTimeError, RunningCluster, eventually_async
 from support.node import Node
 from support.operator_fork import ForkedOperator, OperatorForks
@@ -39,7 +40,7 @@ Disturbance = Callable[["Life"], AbstractAsyncContextManager[None]]
 
 LEASE_NAME = "evolving-operator"
 _QUIET_SECONDS = 0.8
-_AGREE_SECONDS = 30.0  # after the last harm of a passage, or its beginning
+_AGREE_SECONDS = 30.0  # after the last harm of a passage, or when it first seems over
 _PASSAGE_SECONDS = 180.0  # a machine that is busy is slow, not wrong
 _HOPELESS = 5  # ends in a row that nobody asked for
 
@@ -101,7 +102,7 @@ class World:
             async with self.node.caring_for(namespace) as ward:
                 scene = Scene(self.api, self.node, ward, namespace)
                 life = Life(self, scene, self.directory / f"{namespace}.log")
-                async with life.proxy.serving() as url, _background(life.keep_operator_running(url)):
+                async with life.proxy.serving() as url, background(life.keep_operator_running(url)):
                     yield life
         finally:
             await self.api.delete("", "namespaces", namespace)
@@ -181,9 +182,10 @@ class Life:
                 return holds(passage.is_over, await self.scene.agent())
             return False
 
-        deadline = time.monotonic() + _AGREE_SECONDS
+        seemed_over: float | None = None
         while True:
             await eventually_async(is_over, _PASSAGE_SECONDS, f"the end of passage {passage.scenario!r}")
+            seemed_over = seemed_over or time.monotonic()
             created = [write.target for write in self.proxy.writes if write.is_creation]
             jobs = [target.removeprefix("jobs/") for target in created if target.startswith("jobs/")]
             state = {**await self.scene.state(), "jobsCreated": dict(Counter(map(component_of, jobs)))}
@@ -191,6 +193,7 @@ class Life:
                 state["events"] = self._with_untold(state["events"], expected["events"])
             # Of an agent that is gone, the garbage collector takes what it owned.
             is_collected = state["status"] is not None or not any(map(is_owned, state["children"].values()))
+            deadline = max(seemed_over, self.proxy.struck_at) + _AGREE_SECONDS
             if (is_collected and expected in (None, state)) or time.monotonic() > deadline:
                 return state
             await asyncio.sleep(0.5)
@@ -359,15 +362,3 @@ def _kubeconfig(url: str) -> Raw:
         "users": [{"name": "proxy", "user": {}}],
         "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
     }
-
-
-@asynccontextmanager
-async def _background(work: Any) -> AsyncIterator[None]:
-    """Goes on while the body runs; a failure of it is raised at the end."""
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

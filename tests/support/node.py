@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import aiohttp
 from evolving_agent.contract.report import Report
 from evolving_operator.api import names
 from support.api_client import ApiClient, ApiError
+from support.background import background
 from support.kubelet import pod_status, running, terminated
 
 Raw = dict[str, Any]
@@ -72,15 +73,8 @@ class Node:
     _wards: dict[str, Ward] = field(default_factory=dict)
     _pods: dict[tuple[str, str], Raw] = field(default_factory=dict)
 
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._work())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    def working(self) -> AbstractAsyncContextManager[None]:
+        return background(self._work())
 
     @asynccontextmanager
     async def caring_for(self, namespace: str) -> AsyncIterator[Ward]:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from support.chart import render
-from support.cluster import RunningCluster
+from support.cluster import RunningCluster, eventually
 
 LEASE_SECONDS = 3
 
@@ -104,9 +104,9 @@ class Place:
     operator_kubeconfig: Path
 
     @staticmethod
-    def prepare(cluster: RunningCluster, namespace: str, directory: Path) -> Place:
+    def prepare(cluster: RunningCluster, namespace: str, directory: Path, **values: Any) -> Place:
         """Install the chart's account and roles, without its Deployment, and log in as that account."""
-        chart = render({"watchNamespaces": [namespace]}, release="operator", namespace=namespace)
+        chart = render({"watchNamespaces": [namespace], **values}, release="operator", namespace=namespace)
         account = chart.one("ServiceAccount")
         cluster.apply(account, *chart.all("Role"), *chart.all("RoleBinding"))
         name = account["metadata"]["name"]
@@ -132,3 +132,29 @@ class Place:
     def condition(self, agent: str, kind: str) -> dict[str, Any]:
         conditions = self.get("evolvingagent", agent).get("status", {}).get("conditions", [])
         return next((item for item in conditions if item["type"] == kind), {})
+
+
+def restarted_with_nothing_to_do(
+    operator: OperatorProcess,
+    start: StartOperator,
+    place: Place,
+    versions: Callable[[Place], dict[str, str]],
+    agent: dict[str, Any],
+) -> OperatorProcess:
+    """A new process in place of `operator`, once it has decided upon another agent, which is like `agent`.
+
+    `versions` (of what is in the place, by name) are the same by then: nothing of it was written.
+    """
+    assert operator.stop() == 0
+    before = versions(place)
+    operator = start()
+    eventually(operator.is_leading, timeout=30, message="the new process leads")
+    place.apply({**agent, "metadata": {"name": "other"}})
+    eventually(
+        lambda: place.get("evolvingagent", "other").get("status", {}).get("conditions"),
+        timeout=30,
+        message="the new process has decided upon another agent",
+    )
+    after = versions(place)
+    assert {name: after[name] for name in before} == before
+    return operator

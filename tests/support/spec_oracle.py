@@ -90,6 +90,9 @@ def told_by_hand(agent: Raw, owned: list[Raw]) -> Iterator[str]:
     has_budget = ("PodDisruptionBudget", NAME) in live
     if has_budget != (spec["agent"]["replicas"] > 1):
         yield f"a PodDisruptionBudget with {spec['agent']['replicas']} replicas: {has_budget}"
+    has_policy = ("NetworkPolicy", NAME) in live
+    if has_policy != (spec["agent"].get("networkPolicy", {}).get("mode") == "Enabled"):
+        yield f"a NetworkPolicy: {has_policy}"
     for part, name in (("curation", "curate"), ("training", "finetune")):
         if (("CronJob", f"{NAME}-{name}") in live) != (part in spec):
             yield f"a CronJob for spec.{part}: {('CronJob', f'{NAME}-{name}') in live}"
@@ -112,6 +115,15 @@ def _places(spec: Raw, live: dict[tuple[str, str], Raw]) -> Iterator[tuple[str, 
     yield "pod annotations", template["metadata"]["annotations"], metadata.get("annotations", {})
     pod = wanted.get("podTemplate", {}).get("spec", {})
     yield "node selector", template["spec"].get("nodeSelector"), pod.get("nodeSelector", {})
+
+    limits, policy = wanted.get("networkPolicy"), live.get(("NetworkPolicy", NAME))
+    if limits is not None and policy is not None:
+        # Beside what the spec names there are the agent's own pods, and for egress the name servers.
+        peers = limits.get("ingressFrom")
+        yield "ingress", policy["spec"]["ingress"][0].get("from", [])[1:], peers
+        egress = limits.get("egress")
+        yield "egress", policy["spec"].get("egress", [])[2:], egress
+        yield "egress is limited", "Egress" in policy["spec"]["policyTypes"], egress is not None
 
     data = live["ConfigMap", f"{NAME}-config"]["data"]
     stamp = template["metadata"]["annotations"][names.ANNOTATION_CONFIG_HASH]

@@ -71,6 +71,14 @@ _POOLS: dict[str, Sequence[Any]] = {
     "storageClassName": ("standard", "fast"),
     "labels": ({}, {"team": "a"}, {"example.com/team": "b", "tier": "1"}, {"app.kubernetes.io/name": "mine"}),
     "annotations": ({}, {"example.com/note": "a b c"}, {"sidecar.istio.io/inject": "false"}),
+    "matchLabels": (
+        {},
+        {"team": "a"},
+        {"kubernetes.io/metadata.name": "monitoring", "tier": "1"},
+        {"not a key": "v"},
+    ),
+    "cidr": ("10.0.0.0/8", "192.168.7.0/24", "2001:db8::/32", "0.0.0.0/0", "10.0.0.0", "somewhere"),
+    "except": ([], ["10.1.0.0/16"], ["10.1.0.0/16", "10.2.3.4/32"], ["172.16.0.0/12"]),
     "parameters": ({"type": "object", "properties": {"id": {"type": "string"}}},),
     "podTemplate.spec": (
         {},

@@ -40,6 +40,7 @@ CHILDREN = (
     "deployments",
     "services",
     "poddisruptionbudgets",
+    "networkpolicies",
     "cronjobs",
 )
 # Events of what may have come and gone while the operator was dead, which then tells of the end only: a run
@@ -434,7 +435,8 @@ _SUITES = [
     {"name": name, "configMapRef": {"name": "cases", "key": f"{name}.jsonl"}} for name in ("routing", "tone")
 ]
 CAREFUL = Story(
-    "an OpenAI agent with specialists, no memory, two suites, a shadow and a person who approves",
+    "an OpenAI agent with specialists, no memory, a network of its own, two suites, a shadow and a person "
+    "who approves",
     {
         "model": {
             "base": "smollm2",
@@ -447,6 +449,7 @@ CAREFUL = Story(
             "reflection": {"mode": "Disabled"},
             "tools": [{"name": "tickets", "type": "MCP", "url": "http://tickets:8000/mcp"}],
             "specialists": [{"name": "billing", "description": "Invoices.", "instructions": "You bill."}],
+            "networkPolicy": {"mode": "Enabled", "ingressFrom": [{"namespaceSelector": {}}]},
             "podTemplate": {
                 "metadata": {"labels": {"team": "support"}},
                 "spec": {"containers": [{"name": "agent", "env": [{"name": "REGION", "value": "eu"}]}]},
@@ -471,7 +474,7 @@ CAREFUL = Story(
         Passage("train-report", train(2), awaits(revision(2), "Evaluating")),
         Passage("rollback", lambda scene: scene.decide(revision(2), "Rejected"), serves(revision(1))),
         Passage("edit", _apply(curation=None, training=None), is_well),
-        Passage("edit", _apply(suspend=True, agent={"specialists": []}), is_well),
+        Passage("edit", _apply(suspend=True, agent={"specialists": [], "networkPolicy": None}), is_well),
         _DELETE,
     ),
 )

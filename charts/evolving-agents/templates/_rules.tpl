@@ -1,6 +1,7 @@
 {{/*
 What the operator may do in a namespace that it watches. Nothing on Secrets: pods name them, kubelets read
-them. No deletion of what the garbage collector deletes with its agent.
+them. No deletion of what the garbage collector deletes with its agent, unless an admission plugin asks for that
+right of whoever changes owners.
 */}}
 {{- define "evolving-agents.rules" -}}
 - apiGroups: [evolvingagents.io]
@@ -13,8 +14,16 @@ them. No deletion of what the garbage collector deletes with its agent.
   resources: [evolvingagents/status, agentrevisions/status]
   verbs: [patch]
 - apiGroups: [evolvingagents.io]
-  resources: [evolvingagents/finalizers] # to own objects whose deletion an agent's waits for
+  resources: [evolvingagents/finalizers] # asked for by that plugin: an agent's deletion can wait for its children's
   verbs: [update]
+{{- if or .Values.rbac.ownerReferencesPermissionEnforcement (.Capabilities.APIVersions.Has "security.openshift.io/v1") }}
+- apiGroups: [""]
+  resources: [persistentvolumeclaims, serviceaccounts, services]
+  verbs: [delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [delete]
+{{- end }}
 - apiGroups: [""]
   resources: [configmaps] # deletes what is owed to a provider, once it is paid
   verbs: [list, watch, create, patch, delete]
@@ -32,6 +41,9 @@ them. No deletion of what the garbage collector deletes with its agent.
   verbs: [list, watch, create, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
   verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods] # their termination messages are the reports of Jobs

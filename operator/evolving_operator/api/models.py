@@ -22,6 +22,7 @@ from evolving_agent.contract.config import (
 from evolving_agent.contract.learning import Curation, Evaluation, Training
 from evolving_agent.contract.refs import HTTP_URL
 from evolving_agent.contract.tools import Tool
+from evolving_operator.api.network_policy import NetworkPolicy
 from evolving_operator.api.pod_template import PodTemplate
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # RFC 3339, UTC, seconds
@@ -92,6 +93,11 @@ class Agent(Document):
     reflection: Reflection = Field(default=Reflection(), description="How the agent reflects on its runs.")
     pod_template: PodTemplate = Field(
         default=PodTemplate(), description="What users add to the agent's pods."
+    )
+    network_policy: NetworkPolicy | None = Field(
+        default=None,
+        description="A NetworkPolicy for the agent's pods and those of its Jobs: nothing but the serving "
+        "port can be reached. Absent: none is made.",
     )
 
 

@@ -82,6 +82,10 @@ def disruption_budget(agent: str) -> str:
     return agent
 
 
+def network_policy(agent: str) -> str:
+    return agent
+
+
 def config_map(agent: str) -> str:
     return f"{agent}-config"
 

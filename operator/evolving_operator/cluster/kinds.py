@@ -51,6 +51,7 @@ OWNED = (
     Kind("v1", "ConfigMap", "configmaps", _OURS),
     Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims", _OURS),
     Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", _OURS),
+    Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", _OURS),
     Kind("batch/v1", "CronJob", "cronjobs", _OURS),
     Kind("batch/v1", "Job", "jobs", _OURS),
     Kind("v1", "Pod", "pods", _OURS),

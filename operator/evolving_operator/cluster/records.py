@@ -29,7 +29,16 @@ ObjectKey = tuple[str, str, str]  # kind, namespace, name
 _SHORT_BYTES = 512
 _NOTHING = msgspec.Raw(b"")
 # Of these only the metadata is ever looked at.
-_BARE = frozenset({"Service", "ServiceAccount", "PersistentVolumeClaim", "PodDisruptionBudget", "CronJob"})
+_BARE = frozenset(
+    {
+        "Service",
+        "ServiceAccount",
+        "PersistentVolumeClaim",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+        "CronJob",
+    }
+)
 # Their labels tell what they are for.
 _LABELLED = frozenset({"Pod", "Job", "ConfigMap"})
 # Their fields are kept as they were applied, so the record of who owns which is looked at.

@@ -12,6 +12,7 @@ from evolving_operator.core.builders.config_map import build_config_map
 from evolving_operator.core.builders.cron_job import build_curation_cron_job, build_training_cron_job
 from evolving_operator.core.builders.debt import build_provider_debt, owes_provider
 from evolving_operator.core.builders.disruption_budget import build_disruption_budget
+from evolving_operator.core.builders.network_policy import build_network_policy, limits_network
 from evolving_operator.core.builders.service import build_service
 from evolving_operator.core.builders.service_account import build_service_account
 from evolving_operator.core.builders.store_claim import build_store_claim
@@ -80,6 +81,8 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
     if spec.storage.claim is not None:
         yield build_store_claim(context)
     yield build_config_map(context, file, render_learning_config(context))
+    if limits_network(context):
+        yield build_network_policy(context)
     yield deployment
     yield build_service(context)
     if spec.agent.replicas > 1:
@@ -194,6 +197,7 @@ def unwanted_children(situation: Situation) -> Iterator[Delete]:
     spec, agent = situation.spec, situation.agent
     unwanted = [
         (spec.agent.replicas <= 1, "PodDisruptionBudget", names.disruption_budget(agent)),
+        (not limits_network(situation.context), "NetworkPolicy", names.network_policy(agent)),
         (spec.curation is None, "CronJob", names.curate_cron_job(agent)),
         (spec.training is None, "CronJob", names.finetune_cron_job(agent)),
         (

@@ -192,7 +192,6 @@ class Reconciler:
     async def _write(self, key: AgentKey, action: Apply | Create, manifest: Manifest) -> bool:
         """False for a refused object: it is noted for the conditions."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        refused = self._refused.setdefault(key, {})
         try:
             if isinstance(action, Apply):
                 stored = await self._apply(action)
@@ -206,12 +205,12 @@ class Reconciler:
             if kind == "Event":
                 return False  # nothing depends on it, and nothing would ever take the note back
             refusal = Refusal(kind, name, applied_hash(manifest), error.reason, f"{error}{fields}")
-            refused[(kind, name)] = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
+            noted = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
+            self._refused.setdefault(key, {})[(kind, name)] = noted
             return False
-        finally:
-            if not refused:
-                self._refused.pop(key, None)
-        if refused.pop((kind, name), None) is not None and not refused:
+        refused = self._refused.get(key, {})
+        refused.pop((kind, name), None)
+        if not refused:
             self._refused.pop(key, None)
         if kind != "Event":
             self._cache.put(_typed(stored, manifest["apiVersion"], kind))

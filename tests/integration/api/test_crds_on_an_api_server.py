@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ def patch(api: RunningCluster, namespace: str, target: str, change: Change) -> N
 
 def tool(**fields: Any) -> Change:
     return {"agent": {"tools": [fields]}}
+
+
+def network(**limits: Any) -> Change:
+    return {"agent": {"networkPolicy": {"mode": "Enabled", **limits}}}
 
 
 REFUSED: dict[str, tuple[Change, list[str]]] = {
@@ -216,6 +221,46 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
         {"agent": {"podTemplate": {"spec": {"containers": [{"name": "agent", "env": "A=1"}]}}}},
         ["spec.agent.podTemplate.spec.containers[0].env"],
     ),
+    "a network policy that says nothing": (
+        {"agent": {"networkPolicy": {}}},
+        ["spec.agent.networkPolicy.mode: Required value"],
+    ),
+    "a network peer that is nothing": (
+        network(ingressFrom=[{}]),
+        ["spec.agent.networkPolicy.ingressFrom[0]", "choose ipBlock, or podSelector and namespaceSelector"],
+    ),
+    "a network peer that is two things": (
+        network(ingressFrom=[{"podSelector": {}, "ipBlock": {"cidr": "::/0"}}]),
+        ["spec.agent.networkPolicy.ingressFrom[0]", "choose ipBlock, or podSelector and namespaceSelector"],
+    ),
+    "nobody who may ask": (
+        network(ingressFrom=[]),
+        ["spec.agent.networkPolicy.ingressFrom", "at least 1 items"],
+    ),
+    "addresses that are none": (
+        network(ingressFrom=[{"ipBlock": {"cidr": "10.0.0.0"}}]),
+        ["spec.agent.networkPolicy.ingressFrom[0].ipBlock.cidr", "cidr must be a prefix"],
+    ),
+    "addresses without those that are not among them": (
+        network(
+            egress=[{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "11.0.0.0/16"]}}]}]
+        ),
+        ["spec.agent.networkPolicy.egress[0].to[0].ipBlock.except", "prefixes that are parts of cidr"],
+    ),
+    "addresses without themselves": (
+        network(egress=[{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}}]}]),
+        ["spec.agent.networkPolicy.egress[0].to[0].ipBlock.except", "prefixes that are parts of cidr"],
+    ),
+    "a range of ports that ends before it begins": (
+        network(egress=[{"ports": [{"port": 443, "endPort": 80}]}]),
+        ["spec.agent.networkPolicy.egress[0].ports[0].endPort", "endPort must not be below port"],
+    ),
+    "labels that are in no set": (
+        network(
+            egress=[{"to": [{"podSelector": {"matchExpressions": [{"key": "tier", "operator": "In"}]}}]}]
+        ),
+        ["matchExpressions[0].values", "values are required when operator is In or NotIn"],
+    ),
     "a share above the whole": (
         {"rollout": {"shadow": {"percent": 101}}},
         ["spec.rollout.shadow.percent", "less than or equal to 100"],
@@ -297,6 +342,33 @@ def test_an_agents_store_stays_where_it_is(api: RunningCluster, namespace: str) 
         patch(api, namespace, "eva/support", {"spec": {"storage": {"objectStore": None}}})
     moved = {"endpoint": "http://minio.storage:9000", "credentialsSecretRef": {"name": "s3"}}
     patch(api, namespace, "eva/support", {"spec": {"storage": {"objectStore": moved}}})
+
+
+def test_limits_of_the_network_can_be_taken_away_one_by_one(api: RunningCluster, namespace: str) -> None:
+    """By server-side apply, which would leave a null of a block in which nothing is left."""
+    limits: list[Change] = [{"ingressFrom": [{"podSelector": {}}], "egress": []}, {"egress": []}, {}]
+    for limit in limits:
+        wanted = agent(**network(**limit))
+        wanted["metadata"]["namespace"] = namespace
+        api.apply(wanted)
+        stored = api.get("-n", namespace, "eva/support")["spec"]["agent"]["networkPolicy"]
+        assert stored == {"mode": "Enabled", **limit}
+
+
+def agents_in_documents() -> dict[str, str]:
+    blocks = {
+        f"{path.stem} {number}": block
+        for path in sorted((REPOSITORY / "docs").glob("*.md"))
+        for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.M | re.S))
+    }
+    return {name: block for name, block in blocks.items() if f"kind: {names.AGENT_KIND}" in block}
+
+
+@pytest.mark.parametrize("name", agents_in_documents())
+def test_agents_in_documents_are_accepted(api: RunningCluster, name: str) -> None:
+    api.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=agents_in_documents()[name]
+    )
 
 
 def revision(**spec: Any) -> dict[str, Any]:

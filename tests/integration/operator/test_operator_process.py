@@ -13,7 +13,12 @@ from evolving_operator.api import names
 from evolving_operator.testing.simulation import revision_of, training_report
 from support.cluster import eventually
 from support.kubelet import Kubelet
-from support.operator_process import LEASE_SECONDS, Place, StartOperator
+from support.operator_process import (
+    LEASE_SECONDS,
+    Place,
+    StartOperator,
+    restarted_with_nothing_to_do,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -185,20 +190,8 @@ def test_a_restarted_operator_writes_nothing(
         timeout=30,
         message="Converged",
     )
-    assert operator.stop() == 0
-    before = versions(place)
 
-    operator = start_operator()
-    eventually(operator.is_leading, timeout=30, message="the new process leads")
-    place.apply({**AGENT, "metadata": {"name": "other"}})
-    eventually(
-        lambda: place.get("evolvingagent", "other").get("status", {}).get("conditions"),
-        timeout=30,
-        message="the new process has decided upon another agent",
-    )
-
-    after = versions(place)
-    assert {name: after[name] for name in before} == before
+    restarted_with_nothing_to_do(operator, start_operator, place, versions, AGENT)
 
 
 def test_it_tells_how_it_is(place: Place, kubelet: Kubelet, start_operator: StartOperator) -> None:

@@ -23,27 +23,27 @@ from support.cluster import REPOSITORY, RunningCluster, eventually, run_tool
 
 pytestmark = pytest.mark.cluster
 
+SPEC: dict[str, Any] = {
+    "model": {"base": "m"},
+    "agent": {"instructions": "Help.", "replicas": 2, "networkPolicy": {"mode": "Enabled"}},
+    "curation": {"schedule": "@daily"},
+    "training": {"schedule": "@daily", "backend": {"type": "OpenAI"}},
+    "rollout": {"bakeSeconds": 0},
+    "revisionHistoryLimit": 0,
+    "deletionPolicy": "Delete",
+}
 AGENT = {
     "apiVersion": names.API_VERSION,
     "kind": names.AGENT_KIND,
     "metadata": {"name": "support"},
-    "spec": {
-        "model": {"base": "m"},
-        "agent": {"instructions": "Help.", "replicas": 2},
-        "curation": {"schedule": "@daily"},
-        "training": {"schedule": "@daily", "backend": {"type": "OpenAI"}},
-        "rollout": {"bakeSeconds": 0},
-        "revisionHistoryLimit": 0,
-        "deletionPolicy": "Delete",
-    },
+    "spec": SPEC,
 }
 # Rights that are needed, but that this story does not show as requests of their own.
 UNSEEN = {
-    # Asked for by an admission plugin that not every cluster has.
+    # Asked for by an admission plugin that not every cluster has: see test_owner_references.
     ("evolvingagents/finalizers", "update"),
-    # An agent is looked for only where it is gone, and its provider has something of it.
-    ("evolvingagents", "get"),
 }
+KINDS = ("deployment", "service", "serviceaccount", "configmap", "pvc", "pdb", "netpol", "arev")
 RBAC = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 
 
@@ -154,21 +154,25 @@ def test_an_agent_comes_and_changes_with_no_request_refused(
         kubeconfig = kubeconfig_of(api, rendered, namespace, tmp_path / "kubeconfig")
         api.kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(AGENT))
         with running_operator(rendered, kubeconfig, namespace, log):
-            for kind in ("deployment", "service", "serviceaccount", "configmap", "pvc", "pdb", "arev"):
+            for kind in KINDS:
                 eventually(partial(children, kind), 60, f"a {kind}; {log}")
             eventually(lambda: len(children("cronjob")) == 2, 30, "two CronJobs")
             api.kubectl("annotate", "-n", namespace, "eva/support", f"{names.ANNOTATION_RUN}=curate:1")
             eventually(lambda: children("job"), 30, "the Job that was asked for")
             change = {
                 "spec": {
-                    "agent": {"replicas": 0},
+                    "agent": {"replicas": 0, "networkPolicy": None},
                     "curation": None,
                     "training": None,
                     "deletionPolicy": "Retain",
                 }
             }
             api.kubectl("patch", "-n", namespace, "eva/support", "--type=merge", "-p", json.dumps(change))
-            eventually(lambda: not children("cronjob") and not children("pdb"), 30, "what is not wanted goes")
+            eventually(
+                lambda: not (children("cronjob") or children("pdb") or children("netpol")),
+                30,
+                "what is not wanted goes",
+            )
             eventually(
                 lambda: len(children("configmap")) == 1, 30, "nothing is owed to the provider any more"
             )
@@ -181,6 +185,16 @@ def test_an_agent_comes_and_changes_with_no_request_refused(
                 eventually(partial(is_approved, base), 30, f"a revision of {base}")
                 eventually(partial(is_served, base), 30, f"{base} is served")
             eventually(lambda: len(children("arev")) == 2, 30, "a revision above the history limit goes")
+            owing = json.dumps({"spec": SPEC | {"model": {"base": "m3"}}})
+            api.kubectl("patch", "-n", namespace, "eva/support", "--type=merge", "-p", owing)
+            eventually(lambda: len(children("configmap")) == 2, 30, "what is owed is written down")
+            api.kubectl("delete", "-n", namespace, "eva/support")
+            is_release = f"{names.LABEL_COMPONENT}={names.COMPONENT_RELEASE}"
+            eventually(
+                lambda: api.get("-n", namespace, "job", "-l", is_release)["items"],
+                30,
+                "a Job that tells the provider that the agent is gone",
+            )
         requests = requests_of(api, rendered, namespace)
     refused = [request for request in requests if request["responseStatus"]["code"] in (401, 403)]
     assert {right for request in refused for right in rights(request)} == set()

@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 
 from evolving_operator.api import names
+from evolving_operator.api.network_policy import NetworkPolicy, NetworkPolicyMode
 from evolving_operator.core.builders.base import Manifest, with_applied_hash
 from evolving_operator.core.builders.cron_job import build_curation_cron_job, build_training_cron_job
 from evolving_operator.core.builders.deployment import build_deployment
 from evolving_operator.core.builders.job import build_on_demand_job
+from evolving_operator.core.builders.network_policy import build_network_policy
 from evolving_operator.core.render import render_agent_config
 from support.golden import CASES, build_all, context_of
 
@@ -129,6 +131,40 @@ def test_job_pods_are_never_selected_by_the_service() -> None:
         assert not selector.items() <= labels.items()
 
 
+def test_a_network_policy_lets_the_agents_own_pods_through() -> None:
+    context = context_of("object-store")
+    built = build_all(context)
+    policy = built["network_policy"]["spec"]
+    own = {"podSelector": policy["podSelector"]}
+    for name in ("deployment", "curation_cron_job"):
+        template = built[name]["spec"].get("jobTemplate", built[name])["spec"]["template"]
+        assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+    (ingress,) = policy["ingress"]
+    (port,) = _pod(built["deployment"])["containers"][0]["ports"]
+    assert ingress["ports"] == [{"protocol": "TCP", "port": port["containerPort"]}]
+    assert ingress["from"][0] == own
+    assert policy["egress"][0] == {"to": [own]}
+
+
+def test_who_names_nobody_lets_everybody_ask_and_leaves_egress_open() -> None:
+    policy = build_all(context_of("openai"))["network_policy"]["spec"]
+    assert "from" not in policy["ingress"][0]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert "egress" not in policy
+
+
+def test_egress_that_names_nothing_is_closed_but_for_names_and_own_pods() -> None:
+    context = context_of("minimal")
+    closed = NetworkPolicy(mode=NetworkPolicyMode.ENABLED, egress=())
+    agent = context.spec.agent.model_copy(update={"network_policy": closed})
+    spec = context.spec.model_copy(update={"agent": agent})
+    policy = build_network_policy(replace(context, spec=spec))["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert [sorted(rule) for rule in policy["egress"]] == [["to"], ["ports"]]
+    assert {port["port"] for port in policy["egress"][1]["ports"]} == {53}
+
+
 def test_a_permanent_failure_is_not_tried_again_and_an_eviction_is_no_failure() -> None:
     rules = build_all(context_of("lora"))["training_job"]["spec"]["podFailurePolicy"]["rules"]
     assert [(rule["action"], rule.get("onExitCodes", {}).get("values")) for rule in rules] == [
@@ -168,6 +204,8 @@ def test_nothing_is_built_from_a_block_that_is_not_there() -> None:
         build_curation_cron_job(minimal)
     with pytest.raises(ValueError, match=r"greeter has no spec\.training"):
         build_training_cron_job(minimal)
+    with pytest.raises(ValueError, match=r"greeter has no spec\.agent\.networkPolicy"):
+        build_network_policy(minimal)
     with pytest.raises(ValueError, match="no Job is run on demand for 'evaluate'"):
         build_on_demand_job(minimal, names.COMPONENT_EVALUATE, "evaluate")
 

@@ -290,6 +290,32 @@ async def test_children_follow_the_spec(world: Simulation, spec: Spec) -> None:
     assert world.node.deployment("support")["spec"]["replicas"] == 1
 
 
+async def test_a_network_policy_comes_and_goes_with_its_field(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    assert world.cluster.all("NetworkPolicy") == []
+    stamp = world.node.deployment("support")["spec"]["template"]
+
+    peers = [{"podSelector": {"matchLabels": {"app": "shop"}}}]
+    limited = spec["agent"] | {"networkPolicy": {"mode": "Enabled", "ingressFrom": peers}}
+    world.apply_agent(spec | {"agent": limited})
+    await world.settle()
+    (policy,) = world.cluster.all("NetworkPolicy")
+    assert policy["spec"]["ingress"][0]["from"][1:] == peers
+
+    world.cluster.remove("NetworkPolicy", "support")
+    await world.settle()
+    assert len(world.cluster.all("NetworkPolicy")) == 1
+
+    for agent in (spec["agent"], limited | {"networkPolicy": {"mode": "Disabled", "ingressFrom": peers}}):
+        world.apply_agent(spec | {"agent": limited})
+        await world.settle()
+        assert len(world.cluster.all("NetworkPolicy")) == 1
+        world.apply_agent(spec | {"agent": agent})
+        await world.settle()
+        assert world.cluster.all("NetworkPolicy") == []
+    assert world.node.deployment("support")["spec"]["template"] == stamp, "no pod is restarted for it"
+
+
 async def test_a_deleted_child_comes_back(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
 

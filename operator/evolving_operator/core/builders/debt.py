@@ -14,7 +14,8 @@ from evolving_operator.api import names
 from evolving_operator.api.models import DeletionPolicy
 from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
 from evolving_operator.core.builders.context import BuildContext
-from evolving_operator.core.builders.pod import UID, endpoint_key, from_field, literal
+from evolving_operator.core.builders.job import pod_failure_policy, run_id
+from evolving_operator.core.builders.pod import confined, endpoint_key, literal, nobody
 
 DEBT_KEY = "release-job.json"
 _DEADLINE_SECONDS = 3600
@@ -71,28 +72,17 @@ def _release_job(context: BuildContext, endpoint: Endpoint) -> Manifest:
             literal(env.AGENT_NAME, context.name),
             literal(env.AGENT_UID, context.uid),
             literal(env.RELEASE_ENDPOINT, endpoint.base_url),
-            from_field(env.RUN_ID, "metadata.labels['batch.kubernetes.io/job-name']"),
+            run_id(),
             *endpoint_key(env.API_KEY, endpoint),
         ],
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
-        "terminationMessagePath": env.DEFAULT_TERMINATION_LOG,
-        "terminationMessagePolicy": "File",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        **confined(),
     }
     pod = {
         "automountServiceAccountToken": False,  # of the namespace's default account: the agent's is gone
         "enableServiceLinks": False,
         "restartPolicy": "Never",
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": UID,
-            "runAsGroup": UID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": nobody(),
         "containers": [container],
         **{field: added[field] for field in _TAKEN_FROM_TEMPLATE if field in added},
     }
@@ -107,19 +97,7 @@ def _release_job(context: BuildContext, endpoint: Endpoint) -> Manifest:
         "spec": {
             "backoffLimit": _BACKOFF_LIMIT,
             "activeDeadlineSeconds": _DEADLINE_SECONDS,
-            "podFailurePolicy": {
-                "rules": [
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {
-                            "containerName": names.CONTAINER_JOB,
-                            "operator": "In",
-                            "values": [env.EXIT_PERMANENT],
-                        },
-                    },
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
-                ]
-            },
+            "podFailurePolicy": pod_failure_policy(),
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }

@@ -21,7 +21,7 @@ from evolving_operator.core.builders.pod import (
 )
 from evolving_operator.core.builders.tool_files import tool_env, tool_mounts
 
-_JOB_NAME_LABEL = "batch.kubernetes.io/job-name"  # set on the pod by the Job controller
+_RUN_ID_PATH = "metadata.labels['batch.kubernetes.io/job-name']"  # set on the pod by the Job controller
 _CURATION_SECONDS = 4 * 3600
 _EVALUATION_SECONDS = 4 * 3600
 _VALIDATION_SECONDS = 3600
@@ -187,13 +187,35 @@ def _container(
         args=(component,),
         env=[
             *common_env(context),
-            # The name of the Job, whichever of its pods asks: a retried pod resumes the same run.
-            from_field(env.RUN_ID, f"metadata.labels['{_JOB_NAME_LABEL}']"),
+            run_id(),
             *(extra_env or []),
         ],
         mounts=(*common_mounts(context), *mounts),
         requests=requests or _SMALL,
     )
+
+
+def run_id() -> Manifest:
+    """The name of the Job, whichever of its pods asks: a retried pod resumes the same run."""
+    return from_field(env.RUN_ID, _RUN_ID_PATH)
+
+
+def pod_failure_policy() -> Manifest:
+    """Of Jobs whose one container is the project's own."""
+    return {
+        "rules": [
+            {
+                "action": "FailJob",  # no second try makes a permanent failure succeed
+                "onExitCodes": {
+                    "containerName": names.CONTAINER_JOB,
+                    "operator": "In",
+                    "values": [env.EXIT_PERMANENT],
+                },
+            },
+            # An evicted pod is no failure of the run.
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+        ]
+    }
 
 
 def _job_spec(
@@ -207,20 +229,7 @@ def _job_spec(
     return {
         "backoffLimit": 2,
         "activeDeadlineSeconds": deadline_seconds,
-        "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",  # no second try makes a permanent failure succeed
-                    "onExitCodes": {
-                        "containerName": container.name,
-                        "operator": "In",
-                        "values": [env.EXIT_PERMANENT],
-                    },
-                },
-                # An evicted pod is no failure of the run.
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
-            ]
-        },
+        "podFailurePolicy": pod_failure_policy(),
         "template": pod_template(
             context,
             component,

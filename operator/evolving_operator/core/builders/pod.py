@@ -14,7 +14,7 @@ from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.context import BuildContext
 from evolving_operator.core.builders.strategic import merge_pod_template
 
-UID = 65532  # "nonroot" of the project's images
+_UID = 65532  # "nonroot" of the project's images
 _TMP = "/tmp"  # noqa: S108 - an emptyDir of the pod's own: the root file system is read-only
 _HOSTNAME = "kubernetes.io/hostname"
 
@@ -167,14 +167,7 @@ def pod_template(
         "enableServiceLinks": False,
         "restartPolicy": restart_policy,
         "terminationGracePeriodSeconds": grace_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": UID,
-            "runAsGroup": UID,
-            "fsGroup": UID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": {**nobody(), "fsGroup": _UID, "fsGroupChangePolicy": "OnRootMismatch"},
         "containers": [_container(container)],
         "volumes": [mount.volume() for mount in container.mounts],
     }
@@ -200,6 +193,24 @@ def _container(container: Container) -> Manifest:
         "env": container.env,
         "resources": {"requests": container.requests},
         "volumeMounts": [mount.volume_mount() for mount in container.mounts],
+        **confined(),
+        **container.extra,
+    }
+
+
+def nobody() -> Manifest:
+    """The security context of a pod whose processes are not root's."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": _UID,
+        "runAsGroup": _UID,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def confined() -> Manifest:
+    """Of a container: it may do little, and leaves its report as its termination message."""
+    return {
         "terminationMessagePath": env.DEFAULT_TERMINATION_LOG,
         "terminationMessagePolicy": "File",
         "securityContext": {
@@ -207,7 +218,6 @@ def _container(container: Container) -> Manifest:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        **container.extra,
     }
 
 

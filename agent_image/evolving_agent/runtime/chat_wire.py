@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from evolving_agent.runtime.errors import RequestError
 from evolving_agent.runtime.question import Question
@@ -15,9 +15,8 @@ from evolving_agent.runtime.wire import (
     AnswerHead,
     details,
     event,
-    invalid,
-    refuse_client_tools,
     unsupported,
+    validated,
 )
 
 DONE = b"data: [DONE]\n\n"
@@ -54,11 +53,7 @@ class ChatRequest(BaseModel):
     @classmethod
     def parse(cls, body: dict[str, Any]) -> ChatRequest:
         """Raises RefusedError."""
-        refuse_client_tools(body)
-        try:
-            parsed = cls.model_validate(body)
-        except ValidationError as error:
-            raise invalid(error) from error
+        parsed = validated(cls, body)
         if parsed.response_format is not None and parsed.response_format.type != "text":
             raise unsupported("response_format", TEXT_ONLY)
         return parsed

@@ -92,7 +92,7 @@ class ObservedModel(Model):
                         response = await self._inner.get_response(
                             system_instructions,
                             input,
-                            self._settings(model_settings),
+                            self._settings(model_settings, span),
                             tools,
                             output_schema,
                             handoffs,
@@ -133,7 +133,7 @@ class ObservedModel(Model):
                         async for event in self._inner.stream_response(
                             system_instructions,
                             input,
-                            self._settings(model_settings),
+                            self._settings(model_settings, span),
                             tools,
                             output_schema,
                             handoffs,
@@ -172,9 +172,11 @@ class ObservedModel(Model):
         if tokens == 0 and not any(_says_something(item) for item in output):
             raise self._endpoint.shapeless(self._id, "no text, no call of a tool, no token counted")
 
-    def _settings(self, of_agent: ModelSettings) -> ModelSettings:
+    def _settings(self, of_agent: ModelSettings, span: Span) -> ModelSettings:
         """Those of the agent with what the client asked for, in the form that the model takes."""
         settings = self._sampling.applied_to(of_agent)
+        if headers := span.headers():
+            settings = replace(settings, extra_headers=headers)
         limit = settings.max_tokens
         if (
             limit is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from evolving_agent.runtime.errors import RefusedError, RequestError
 from evolving_agent.runtime.question import Question
@@ -15,9 +15,8 @@ from evolving_agent.runtime.wire import (
     AnswerHead,
     details,
     event,
-    invalid,
-    refuse_client_tools,
     unsupported,
+    validated,
 )
 
 Message = dict[str, Any]
@@ -72,11 +71,7 @@ class ResponsesRequest(BaseModel):
     @classmethod
     def parse(cls, body: dict[str, Any]) -> ResponsesRequest:
         """Raises RefusedError."""
-        refuse_client_tools(body)
-        try:
-            parsed = cls.model_validate(body)
-        except ValidationError as error:
-            raise invalid(error) from error
+        parsed = validated(cls, body)
         if parsed.text is not None and parsed.text.format.type != "text":
             raise unsupported("text.format", TEXT_ONLY)
         if parsed.background:

@@ -4,6 +4,10 @@ Off unless the environment names a receiver (OTEL_EXPORTER_OTLP_ENDPOINT); all o
 OpenTelemetry's own variables. Until `start_tracing` every span is the API's empty one, which costs nothing
 worth measuring and keeps the SDK from being loaded. Spans hold no text of a conversation, unless
 OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT asks for it.
+
+A request continues its caller's trace, and hands it on (W3C `traceparent`): to the model endpoint and to HTTP
+tools as a header; to MCP servers their client gives it in `_meta`. A caller's `baggage` goes no further than
+this pod: it may hold what is no model provider's business.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
-from opentelemetry.propagate import extract
+from opentelemetry.context import Context
+from opentelemetry.propagate import extract, inject
 from opentelemetry.trace import SpanKind, StatusCode
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -74,10 +79,22 @@ class Span:
     def note(self, attributes: Attributes) -> None:
         self._span.set_attributes(attributes)
 
+    def headers(self) -> dict[str, str]:
+        """What makes a request's receiver a child of this span; nothing where tracing is off."""
+        carrier: dict[str, str] = {}
+        if self._span.get_span_context().is_valid:
+            inject(carrier, trace.set_span_in_context(self._span))
+        return carrier
+
     def failed(self, kind: str) -> None:
         """`kind` is one of few: a class of error, or a status."""
         self._span.set_attribute("error.type", kind)
         self._span.set_status(StatusCode.ERROR)
+
+
+def current_span() -> Span:
+    """The innermost one of this task; an empty one outside of all spans."""
+    return Span(trace.get_current_span())
 
 
 @contextmanager
@@ -121,12 +138,9 @@ def model_span(model: str, base_url: str) -> Iterator[Span]:
     if server.port is not None:
         attributes["server.port"] = server.port
     inner = _tracer.start_span(f"chat {model}", kind=SpanKind.CLIENT, attributes=attributes)
-    span = Span(inner)
     try:
-        yield span
-    except Exception as error:
-        span.failed(type(error).__name__)
-        raise
+        with _told_of_failure(Span(inner)) as span:
+            yield span
     finally:
         inner.end()
 
@@ -152,7 +166,8 @@ def traced(app: ASGIApp) -> ASGIApp:
             return await app(scope, receive, send)
         attributes: Attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
         name = f"{scope['method']} {'/'.join(scope['path'].split('/')[:3])}"  # of few: without IDs
-        parent = extract(Headers(scope=scope))
+        caller = trace.get_current_span(extract(Headers(scope=scope)))
+        parent = trace.set_span_in_context(caller, Context())  # without baggage
         with _current(name, attributes, kind=SpanKind.SERVER, context=parent) as span:
 
             async def observed(message: Message) -> None:
@@ -169,19 +184,25 @@ def traced(app: ASGIApp) -> ASGIApp:
 
 @contextmanager
 def _current(
-    name: str, attributes: Attributes, *, kind: SpanKind = SpanKind.INTERNAL, context: Any = None
+    name: str, attributes: Attributes, *, kind: SpanKind = SpanKind.INTERNAL, context: Context | None = None
 ) -> Iterator[Span]:
-    with _tracer.start_as_current_span(
+    current = _tracer.start_as_current_span(
         name,
         context,
         kind=kind,
         attributes=attributes,
         record_exception=False,  # its message may hold what was said
         set_status_on_exception=False,
-    ) as inner:
-        span = Span(inner)
-        try:
-            yield span
-        except Exception as error:
-            span.failed(type(error).__name__)
-            raise
+    )
+    with current as inner, _told_of_failure(Span(inner)) as span:
+        yield span
+
+
+@contextmanager
+def _told_of_failure(span: Span) -> Iterator[Span]:
+    """An exception's class is told; its message may hold what was said."""
+    try:
+        yield span
+    except Exception as error:
+        span.failed(type(error).__name__)
+        raise

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from evolving_agent.runtime.errors import RefusedError
 from evolving_agent.runtime.trace import RunResult
@@ -14,6 +14,7 @@ from evolving_agent.runtime.trace import RunResult
 TEXT_ONLY = "this agent answers in text; ask for JSON in its instructions"
 
 encoded = msgspec.json.Encoder().encode
+Body = TypeVar("Body", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ def unsupported(param: str, message: str) -> RefusedError:
     return RefusedError("invalid", 400, message, code="unsupported_parameter", param=param)
 
 
-def refuse_client_tools(body: dict[str, Any]) -> None:
-    """Raises RefusedError."""
+def validated(model: type[Body], body: dict[str, Any]) -> Body:
+    """A request of either API. Raises RefusedError."""
     if body.get("tools"):
         raise unsupported(
             "tools", "this agent brings its own tools and cannot call the client's; leave tools out"
         )
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise invalid(error) from error
 
 
 def details(head: AnswerHead, result: RunResult) -> dict[str, Any]:

@@ -181,3 +181,24 @@ async def test_sudden_death_loses_no_acknowledged_answer_and_no_feedback(make_po
     assert ledger.feedback <= reflections
     assert torn + torn_reflections <= 5  # at most the line that was being written, per life
     assert len(pod.store.episode_files) == 5  # no life writes on in a file that may end in a torn line
+
+
+async def test_the_collector_passes_over_what_the_start_has_loaded(make_pod: Any) -> None:
+    """To look through it takes 100 ms and more, in which nobody is answered."""
+    pod = make_pod()
+    pod.write_config()
+    counted = pod.directory / "objects"
+    told_at_the_end = (
+        "import atexit, gc, pathlib\n"
+        f"tell = pathlib.Path({str(counted)!r}).write_text\n"
+        "atexit.register(lambda: tell(f'{len(gc.get_objects())} {gc.get_freeze_count()}'))\n"
+    )
+    (pod.directory / "sitecustomize.py").write_text(told_at_the_end)
+    environment = {"PYTHONPATH": str(pod.directory), "EVOLVING_DRAIN_ACCEPT_SECONDS": "0"}
+    async with pod_process(pod, **environment) as started:
+        await started.until_ready()
+        await pod.ask("Hi")
+        assert await started.terminate() == 0
+
+    looked_at, passed_over = map(int, counted.read_text().split())
+    assert looked_at < passed_over / 10

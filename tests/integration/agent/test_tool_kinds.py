@@ -7,13 +7,12 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from mcp.server.mcpserver import MCPServer
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -32,6 +31,7 @@ from evolving_agent.contract.tools import (
 )
 from evolving_agent.store.records import ToolCall
 from evolving_agent.testing.scripted_model import Reply, served
+from support.mcp import mcp_server
 from support.pods import Pod, PodProcess, eventually, running
 
 TOKEN = "Bearer s3cret"
@@ -519,21 +519,6 @@ def tickets(opened: list[str]) -> MCPServer:
         return "waited"
 
     return server
-
-
-@asynccontextmanager
-async def mcp_server(app: Any, port: int) -> AsyncIterator[None]:
-    """An MCP server on a given port, so that one that died can come back."""
-    listener = socket.create_server(("127.0.0.1", port))
-    config = uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=0)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    await eventually(lambda: server.started, "an MCP server")
-    try:
-        yield
-    finally:
-        server.should_exit = server.force_exit = True
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def free_port() -> int:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
+from mcp.server.mcpserver import Context, MCPServer
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from evolving_agent.contract.config import MemoryType
-from evolving_agent.contract.tools import HTTPTool
+from evolving_agent.contract.config import MemoryType, ModelAPI, ServedModel
+from evolving_agent.contract.tools import HTTPTool, MCPTool
 from evolving_agent.runtime.tracing import CAPTURE_CONTENT, ENDPOINTS
-from evolving_agent.testing.scripted_model import Reply
+from evolving_agent.testing.scripted_model import Reply, ScriptedModel, served
+from support.mcp import mcp_server
 from support.otlp import receiving
 from support.pods import DEADLINE_SECONDS, Pod
 from support.sudden_death import pod_process
@@ -29,7 +38,7 @@ LOOKUP = HTTPTool(
 
 async def ask(pod: Pod, *, stream: bool) -> str:
     body = {"model": "x", "stream": stream, "messages": [{"role": "user", "content": SECRET}]}
-    headers = {"traceparent": CALLER, "X-Session-Id": "s-1"}
+    headers = {"traceparent": CALLER, "baggage": "customer=12345", "X-Session-Id": "s-1"}
     async with httpx.AsyncClient(timeout=DEADLINE_SECONDS) as http:
         response = await http.post(f"{pod.url}/v1/chat/completions", json=body, headers=headers)
     assert response.status_code == 200
@@ -74,6 +83,87 @@ async def test_a_request_is_a_tree_of_spans(make_pod: Any, upstream: Any) -> Non
     assert spans[0].resource["k8s.pod.name"] == "support-0"
     assert SECRET not in json.dumps([span.attributes for span in spans])
     assert SECRET not in log
+
+
+@dataclass
+class Downstream:
+    """A model, a web service and an MCP server, and what each is told of the trace."""
+
+    model: ScriptedModel = field(default_factory=ScriptedModel)
+    model_url: str = ""
+    tools: tuple[HTTPTool | MCPTool, ...] = ()
+    told: dict[str, list[dict[str, str]]] = field(
+        default_factory=lambda: {"model": [], "http": [], "mcp": []}
+    )
+
+    def spans_of(self, who: str) -> list[str]:
+        """The IDs of the callers' spans; all in the trace of the test's caller."""
+        told = [headers["traceparent"].split("-") for headers in self.told[who] if "traceparent" in headers]
+        assert {trace for _, trace, _, _ in told} <= {CALLER.split("-")[1]}
+        return [span for _, _, span, _ in told]
+
+    def _noted(self, who: str, app: ASGIApp) -> ASGIApp:
+        async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+            self.told[who].append(dict(Headers(scope=scope)))
+            await app(scope, receive, send)
+
+        return noting
+
+    @classmethod
+    @asynccontextmanager
+    async def listening(cls) -> AsyncIterator[Downstream]:
+        self, server = cls(), MCPServer("tickets")
+
+        @server.tool()
+        def open_ticket(context: Context) -> str:
+            """Opens a ticket."""
+            meta = context.request_context.meta or {}
+            self.told["mcp"].append({key: str(value) for key, value in meta.items()})
+            return "ticket 1"
+
+        async with (
+            served(self._noted("model", self.model.app)) as self.model_url,
+            served(self._noted("http", PlainTextResponse("found"))) as http_url,
+            mcp_server(server.streamable_http_app()) as port,
+        ):
+            tickets = MCPTool(type="MCP", name="tickets", url=f"http://127.0.0.1:{port}/mcp")
+            self.tools = (LOOKUP.model_copy(update={"url": http_url}), tickets)
+            yield self
+
+    async def serve_requests(self, make_pod: Any, api: ModelAPI, **environment: str) -> None:
+        """One whole answer and one in pieces; each calls both tools."""
+        model = ServedModel(id="tiny", base_url=f"{self.model_url}/v1", api=api)
+        pod = make_pod(tools=self.tools, memory=MemoryType.DISABLED, model=model)
+        pod.write_config()
+        async with pod_process(pod, EVOLVING_DRAIN_ACCEPT_SECONDS="0", **environment) as process:
+            await process.until_ready()
+            for stream in (False, True):
+                asking = Reply(text=None, calls=(("lookup", {}), ("open_ticket", {})))
+                self.model.say(asking, Reply(text="nothing found"))
+                await ask(pod, stream=stream)
+            assert await process.terminate() == 0
+
+
+@pytest.mark.parametrize("api", list(ModelAPI))
+async def test_models_and_tools_are_told_of_the_trace(make_pod: Any, api: ModelAPI) -> None:
+    async with Downstream.listening() as downstream:
+        with receiving() as receiver:
+            await downstream.serve_requests(make_pod, api, **{ENDPOINTS[0]: receiver.url})
+
+    assert downstream.spans_of("model") == [span.id for span in receiver.named("chat tiny")]
+    assert downstream.spans_of("http") == [span.id for span in receiver.named("execute_tool lookup")]
+    assert len(downstream.spans_of("http")) == len(downstream.spans_of("mcp")) == 2
+    assert len(downstream.spans_of("model")) == 4
+    # what else the caller says beside its trace stays here
+    assert not any("baggage" in headers for told in downstream.told.values() for headers in told)
+
+
+async def test_without_tracing_nobody_is_told_anything(make_pod: Any) -> None:
+    async with Downstream.listening() as downstream:
+        await downstream.serve_requests(make_pod, ModelAPI.CHAT_COMPLETIONS)
+
+    assert all(downstream.told.values())
+    assert not any(downstream.spans_of(who) for who in downstream.told)
 
 
 async def test_what_is_said_is_told_to_those_who_ask_for_it(make_pod: Any) -> None:

@@ -17,6 +17,7 @@ import httpx
 from evolving_agent.contract.tools import HTTPHeader, HTTPMethod, HTTPTool, ToolEffect
 from evolving_agent.runtime.tools.files import MissingFileError, MountedFiles
 from evolving_agent.runtime.tools.invocation import RunScope, ToolDefinition, ToolError
+from evolving_agent.runtime.tracing import current_span
 
 MAX_ERROR_BODY_CHARS = 500
 MAX_REDIRECTS = 5
@@ -90,7 +91,7 @@ class HTTPServer:
         """The body of the answer. Raises ToolError."""
         client = await self.connections.client()
         try:
-            headers = httpx.Headers(sent.headers)
+            headers = httpx.Headers({**current_span().headers(), **(sent.headers or {})})
             if self.headers:  # they win over a document's, however those are spelled
                 headers.update(await asyncio.to_thread(self.files.headers, self.headers))
             request = client.build_request(

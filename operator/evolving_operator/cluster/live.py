@@ -36,7 +36,8 @@ _JSON = "application/json"
 _SECONDS = 30.0  # for one request
 _CONNECT_SECONDS = 5.0
 _LIST_CHUNK = 500
-_UNDECLARED = "field not declared in schema"  # how server-side apply says it, with status 500
+# How server-side apply says, with status 500, that an object does not fit its kind's schema.
+_MISFIT = "failed to create typed patch object"
 
 
 class LiveGateway:
@@ -228,8 +229,10 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
             return Invalid(message or text, fields)
         case 403:
             return Forbidden(message or text)
-        case 500 if _UNDECLARED in message:
-            return Unavailable(f"{text}; the CRDs are older than this operator: apply those of its version")
+        case 500 if _MISFIT in message:
+            older = f"{text}; the CRDs are older than this operator: apply those of its version"
+            # Our kinds the operator does not get wrong; in others there is a pod template of the user's.
+            return Unavailable(older) if names.GROUP in what else Invalid(message)
         case _:  # 401 too: a token that has just expired is renewed before the next request
             waits = headers.get("Retry-After", "") or str(details.get("retryAfterSeconds", ""))
             return Unavailable(text, float(waits) if waits.isdigit() else None)

@@ -30,6 +30,11 @@ from evolving_operator.cluster.live import LiveGateway
 from evolving_operator.core.plan import ObjectRef
 
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"}}
+AGENT = {
+    "apiVersion": names.API_VERSION,
+    "kind": names.AGENT_KIND,
+    "metadata": {"name": "a", "namespace": "default"},
+}
 JOBS = next(kind for kind in OWNED if kind.kind == "Job")
 
 
@@ -163,6 +168,16 @@ async def test_crds_older_than_the_operator_are_told_of(gateway: LiveGateway, sc
     script.say({"message": said}, status=500)
 
     with pytest.raises(Unavailable, match=r"rollout\.percent.*the CRDs are older than this operator"):
+        await gateway.apply_status(AGENT)
+
+
+async def test_what_does_not_fit_a_kinds_schema_is_invalid_though_the_status_is_500(
+    gateway: LiveGateway, script: Script
+) -> None:
+    said = "failed to create typed patch object (default/a): .spec.replicas: expected numeric, got string"
+    script.say({"message": said}, status=500)
+
+    with pytest.raises(Invalid, match=r"\.spec\.replicas: expected numeric"):
         await gateway.apply(SERVICE)
 
 

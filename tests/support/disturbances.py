@@ -31,7 +31,11 @@ def watches_are(fault: WatchFault, seconds: float) -> Disturbance:
 
 
 def api_server_and_etcd_are_gone(cluster: RunningCluster, seconds: float) -> Disturbance:
-    """Killed, and killed again whenever they come back; over when the API server is ready again."""
+    """Killed, and killed again whenever they come back; over when the API server is ready again.
+
+    The controllers begin anew then, as those do that have lost their Lease: this one has none to lose, and
+    would wait up to a minute before it asks again.
+    """
 
     @asynccontextmanager
     async def endured(life: Life) -> AsyncIterator[None]:
@@ -44,6 +48,7 @@ def api_server_and_etcd_are_gone(cluster: RunningCluster, seconds: float) -> Dis
                 break
             await asyncio.sleep(_CRASH_AGAIN_SECONDS)
         await eventually_async(life.world.api.is_ready, _UP_SECONDS, "the API server is ready again")
+        await asyncio.to_thread(crash, cluster, "kube-controller-manager")
 
     return endured
 

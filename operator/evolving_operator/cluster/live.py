@@ -137,6 +137,17 @@ class LiveGateway:
         except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
             raise Unavailable(f"watch {path}: {error or type(error).__name__}") from error
 
+    async def serves(self, kind: Kind) -> bool:
+        """Whether discovery tells of the kind. An API server that starts learns of its groups one by one."""
+        groups = (await self._request("discover", "GET", "/apis"))["groups"]
+        if kind.group not in {group["name"] for group in groups}:
+            return False
+        try:
+            found = await self._request("discover", "GET", f"/apis/{kind.api_version}")
+        except NotFound:
+            return False
+        return kind.plural in {resource["name"] for resource in found["resources"]}
+
     async def read(self, kind: Kind, namespace: str, name: str) -> Raw:
         return await self._request("read", "GET", kind.path(namespace, name))
 

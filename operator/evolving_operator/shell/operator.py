@@ -10,7 +10,7 @@ import random
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from evolving_operator.cluster.connection import Connection
 from evolving_operator.cluster.errors import ClusterError, Conflict, NotFound, Refused, Unavailable
 from evolving_operator.cluster.gateway import Gateway
 from evolving_operator.cluster.informer import Informer, Source
-from evolving_operator.cluster.kinds import AGENT, OWNED, Kind
+from evolving_operator.cluster.kinds import AGENT, LEASE, OWNED, Kind
 from evolving_operator.cluster.live import LiveGateway
 from evolving_operator.cluster.records import AgentKey
 from evolving_operator.settings import Settings
@@ -53,7 +53,7 @@ async def run(settings: Settings) -> None:
         operator = Operator(settings, gateway, gateway, cache, queue, telemetry, lease)
         server = await telemetry_server.serve(telemetry, operator.probes, settings.metrics_port)
         try:
-            await _until_stopped(operator, connection, settings)
+            await _until_stopped(operator, gateway, connection)
         finally:
             await server.cleanup()
 
@@ -229,9 +229,10 @@ class Operator:
         task.add_done_callback(self._background.discard)
 
 
-async def _until_stopped(operator: Operator, connection: Connection, settings: Settings) -> None:
+async def _until_stopped(operator: Operator, gateway: LiveGateway, connection: Connection) -> None:
     """Run kopf's watches and our work side by side; the first to end ends the other."""
     stopping, watches_stop = asyncio.Event(), asyncio.Event()
+    loop, before = asyncio.get_running_loop(), asyncio.all_tasks()
     registry = registered(
         operator.agent_kind,
         operator.cache,
@@ -240,20 +241,29 @@ async def _until_stopped(operator: Operator, connection: Connection, settings: S
         on_list=operator.agents_were_listed,
         on_lease=operator.lease_was_seen,
     )
-    before = asyncio.all_tasks()
-    kopf_tasks = await kopf.spawn_tasks(
-        registry=registry,
-        settings=watch_settings(operator.agent_kind, operator.lease),
-        standalone=True,
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        stop_flag=watches_stop,
-    )
-    # After kopf has set its own handlers: the Lease is released first, the watches end last.
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    watches = asyncio.create_task(kopf.run_tasks(kopf_tasks, ignored=before), name="watches")
+
+    def heed_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+
+    async def watch() -> None:
+        if not await _are_served(gateway, (operator.agent_kind, LEASE), watches_stop):
+            return
+        namespaces = operator.settings.namespaces
+        tasks = await kopf.spawn_tasks(
+            registry=registry,
+            settings=watch_settings(operator.agent_kind, operator.lease),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=watches_stop,
+        )
+        # After kopf has set its own handlers: the Lease is released first, the watches end last.
+        heed_signals()
+        await kopf.run_tasks(tasks, ignored=before)
+
+    heed_signals()
+    watches = asyncio.create_task(watch(), name="watches")
     work = asyncio.create_task(operator.work(), name="work")
     stop = asyncio.create_task(stopping.wait(), name="stop")
     await asyncio.wait({watches, work, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -267,6 +277,24 @@ async def _until_stopped(operator: Operator, connection: Connection, settings: S
             raise outcome
     if not stopping.is_set():
         raise RuntimeError("the watches ended by themselves")
+
+
+async def _are_served(gateway: LiveGateway, kinds: Sequence[Kind], stop: asyncio.Event) -> bool:
+    """Wait for the API server to serve the kinds; False where it is time to stop.
+
+    kopf asks once what there is, and never watches what was missing then.
+    """
+    while not stop.is_set():
+        try:
+            missing = [kind.kind for kind in kinds if not await gateway.serves(kind)]
+            if not missing:
+                return True
+            logger.warning("not served (are the CRDs installed?)", extra={"kinds": missing})
+        except ClusterError as error:
+            logger.warning("discovery failed", extra={"error": str(error)})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _LIST_RETRY_SECONDS)
+    return False
 
 
 def _login(connection: Connection) -> Callable[..., Any]:

@@ -181,6 +181,21 @@ async def test_what_does_not_fit_a_kinds_schema_is_invalid_though_the_status_is_
         await gateway.apply(SERVICE)
 
 
+async def test_a_kind_is_served_once_discovery_tells_of_it(gateway: LiveGateway, script: Script) -> None:
+    script.say({"groups": [{"name": "apps"}]})
+    assert not await gateway.serves(JOBS)
+
+    script.say({"groups": [{"name": "apps"}, {"name": "batch"}]})
+    script.say({"reason": "NotFound"}, status=404)
+    assert not await gateway.serves(JOBS)
+
+    script.say({"groups": [{"name": "batch"}]})
+    script.say({"resources": [{"name": "cronjobs"}, {"name": "jobs"}]})
+    assert await gateway.serves(JOBS)
+
+    assert script.requests[-1].path == "/apis/batch/v1"
+
+
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
     async with LiveGateway(Connection("http://127.0.0.1:9")) as gateway:
         with pytest.raises(Unavailable, match="PATCH"):

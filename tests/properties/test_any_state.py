@@ -73,7 +73,7 @@ SPEC_CHANGES: st.SearchStrategy[Raw] = st.sampled_from(
         {"suspend": True},
         {"rollout": {"pin": TRAINED[0]}},
         {"rollout": {"approval": "Manual", "bakeSeconds": 0}},
-        {"rollout": {"shadow": {"durationSeconds": 60}}},
+        {"rollout": {"shadow": {"timeoutSeconds": 60}}},
         {"model": {"base": "qwen3"}},
         {"agent": {"instructions": "Be brief.", "replicas": 0}},
         {"curation": None, "training": None},

@@ -215,7 +215,7 @@ HAPPENINGS: dict[str, Happening] = {
     "pin": _pin_newest,
     "unpin": _edit(rollout={"bakeSeconds": 60}),
     "manual": _edit(rollout={"approval": "Manual"}),
-    "shadow": _edit(rollout={"shadow": {"durationSeconds": 120}}),
+    "shadow": _edit(rollout={"shadow": {"timeoutSeconds": 120}}),
     "canary": _edit(rollout={"canary": {"steps": [{"percent": 20, "pauseSeconds": 60}, {"percent": 60}]}}),
     "no training": _edit(training=None),
     "other suites": _edit(evaluation={"suites": [{"name": "holdout", "minSamples": 20}]}),

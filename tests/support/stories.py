@@ -459,7 +459,7 @@ CAREFUL = Story(
         "curation": {"schedule": "@yearly", "timeZone": "Europe/Berlin"},
         "training": {"schedule": "@yearly", "backend": {"type": "OpenAI"}},
         "evaluation": {"suites": _SUITES},
-        "rollout": {"approval": "Manual", "bakeSeconds": 0, "shadow": {"durationSeconds": 1}},
+        "rollout": {"approval": "Manual", "bakeSeconds": 0, "shadow": {"timeoutSeconds": 1}},
         "revisionHistoryLimit": 0,
     },
     (

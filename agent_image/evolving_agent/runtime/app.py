@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evolving_agent.contract import env
 from evolving_agent.contract.config import Limits
+from evolving_agent.contract.served import SERVED_PATH
 from evolving_agent.runtime.chat_wire import ChatRequest, ChatStream, completion
 from evolving_agent.runtime.delivery import CLIENT_CLOSED_REQUEST, json_response, streamed, whole
 from evolving_agent.runtime.errors import RefusedError, RequestError, error_body
@@ -81,6 +82,7 @@ def build_app(state: PodState) -> ASGIApp:
             Route("/healthz", routes.healthz),
             Route("/readyz", routes.readyz),
             Route("/metrics", routes.metrics),
+            Route(SERVED_PATH, routes.served),
         ],
         exception_handlers={
             RequestError: refused,
@@ -159,6 +161,9 @@ class _Routes:
             problems = self._state.service.problems
             return json_response({"status": "ready"} | ({"problems": problems} if problems else {}))
         return json_response({"status": "not ready", "reason": reason, "message": message}, 503)
+
+    async def served(self, _: Request) -> Response:
+        return json_response(self._state.ready_service.served.counts().to_wire())
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -218,7 +218,7 @@ async def _following(
     metrics.config_valid.set(1)
 
     def changed(configuration: Configuration) -> None:
-        service.configuration = configuration
+        service.reconfigure(configuration)
         metrics.config_valid.set(1)
         metrics.config_reloads.labels("applied").inc()
 

@@ -26,6 +26,7 @@ from evolving_agent.runtime.metrics import UNKNOWN_TOOL, Metrics
 from evolving_agent.runtime.question import Question
 from evolving_agent.runtime.reflection import Reflected, reflection_fields, reflection_record
 from evolving_agent.runtime.reflector import Reflector
+from evolving_agent.runtime.served import ServedTally
 from evolving_agent.runtime.shadow import Shadow
 from evolving_agent.runtime.team import Teams
 from evolving_agent.runtime.tools.invocation import RunScope, ToolError
@@ -77,6 +78,7 @@ class AgentService:
         """Endpoints, toolbox, memory, conversations and log are the caller's to close, after the service."""
         self.agent = agent
         self.configuration = configuration
+        self.served = ServedTally(configuration.traffic)
         self._pod = pod
         self._endpoints = endpoints
         self._toolbox = toolbox
@@ -92,6 +94,11 @@ class AgentService:
         self._reflector = Reflector(self._keep_reflection, metrics, toolbox.specialist_endpoints)
         self._shadow = Shadow(self._run_shadow, metrics)
         self._reflector.start()
+
+    def reconfigure(self, configuration: Configuration) -> None:
+        """What the file says now; requests that are being answered keep what they began with."""
+        self.configuration = configuration
+        self.served.follow(configuration.traffic)
 
     async def close(self, seconds: float) -> None:
         """Lets background work finish, at most `seconds`."""
@@ -261,6 +268,8 @@ class AgentService:
             seconds = time.monotonic() - work.started
             self._metrics.in_flight.dec()
             self._metrics.run_ended(work.arm, outcome, seconds)
+            if not work.question.dry_run:
+                self.served.ended(work.arm, outcome)
             self._count_trace(work.arm, work.run.scope.trace)
             logger.info(
                 "answered",
@@ -290,6 +299,8 @@ class AgentService:
             if error.reason is not ModelErrorReason.NOT_FOUND or begun or instead is None:
                 raise
             self._missing.fell_back(work.arm, instead, error.message)
+            if not work.question.dry_run:
+                self.served.ended(work.arm, "fell_back")
             self._metrics.upstream_errors.labels(work.head.model, error.reason).inc()
         config = instead.config
         work.arm = instead
@@ -353,6 +364,7 @@ class AgentService:
             result = RunResult.of(scope.trace, "", "Timeout: the shadow run took too long")
         seconds = time.perf_counter() - started
         self._metrics.run_ended(arm, outcome, seconds)
+        self.served.ended(arm, outcome)
         self._count_trace(arm, scope.trace)
         await self._log.append_episode(
             Episode(

@@ -242,8 +242,14 @@ class Shadow(Document):
     percent: int = Field(
         default=10, ge=1, le=100, description="Share of live requests the candidate sees too."
     )
-    duration_seconds: int = Field(
-        default=3600, ge=1, le=604_800, description="How long it answers unseen before it goes on."
+    min_requests: int = Field(
+        default=50, ge=1, le=1_000_000, description="It goes on once it has answered so many unseen."
+    )
+    timeout_seconds: int = Field(
+        default=3600,
+        ge=1,
+        le=604_800,
+        description="After this time it goes on with what it has seen, however little.",
     )
 
 
@@ -281,6 +287,26 @@ class Rollback(Document):
         le=10_000,
         description="Largest drop of a suite's score below the verdict's, in basis points, that the served "
         "revision's validation may show.",
+    )
+    max_error_percent: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="Largest share of live requests that may fail. A candidate on trial that fails more "
+        "often, and more often than what is served beside it, is given up; a promoted revision goes back. "
+        "100 turns it off.",
+    )
+    min_requests: int = Field(
+        default=30,
+        ge=1,
+        le=1_000_000,
+        description="With fewer live requests than this, their errors decide nothing.",
+    )
+    window_seconds: int = Field(
+        default=86_400,
+        ge=0,
+        le=2_592_000,
+        description="How long after its promotion a revision goes back because of failing requests.",
     )
 
 

@@ -33,6 +33,7 @@ from evolving_operator.core.debts import decide_debts
 from evolving_operator.core.demand import act_on_demand, why_refused
 from evolving_operator.core.intake import take_in_curation, take_in_training
 from evolving_operator.core.lineage import collected, missing_base, revision_statuses
+from evolving_operator.core.live_traffic import counting
 from evolving_operator.core.observed import Observed, ObservedAgent
 from evolving_operator.core.plan import Action, Apply, Create, Plan, WriteStatus
 from evolving_operator.core.proof import evaluation_job, recorded_verdict, renew_evaluation, verdict_status
@@ -45,6 +46,7 @@ from evolving_operator.core.rollout import (
     follow_pin,
     reconsider,
     validation_job,
+    watch_promoted,
 )
 from evolving_operator.core.schedule import next_run
 from evolving_operator.core.situation import Situation
@@ -57,6 +59,7 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     follow_pin,
     advance_restart,
     advance_bake,
+    watch_promoted,
     take_in_curation,
     take_in_training,
     act_on_demand,
@@ -79,7 +82,8 @@ def decide(observed: Observed, now: datetime) -> Plan:
     actions = list(_actions(situation))
     # An agent of this name that is gone may have left something to be done.
     actions += decide_debts(observed.debts, observed.jobs, agent.uid, observed.refusals, timers)
-    return Plan(tuple(actions), requeue_at=timers.earliest)
+    asked = counting(situation)
+    return Plan(tuple(actions), requeue_at=timers.earliest, counting=asked)
 
 
 def _actions(situation: Situation) -> Iterator[Action]:

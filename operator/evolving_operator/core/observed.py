@@ -8,6 +8,7 @@ from datetime import datetime
 
 from evolving_agent.contract.config import AgentConfigFile
 from evolving_agent.contract.report import Report
+from evolving_agent.contract.served import ServedCounts
 from evolving_operator.api.models import (
     AgentRevisionSpec,
     AgentRevisionStatus,
@@ -119,6 +120,14 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What a serving pod last told of its live requests, or why it could not tell."""
+
+    served: ServedCounts | None = None
+    silence: str = ""  # goes on after "pod NAME"
+
+
+@dataclass(frozen=True)
 class ObservedPod:
     name: str
     component: str
@@ -131,6 +140,8 @@ class ObservedPod:
     trouble: Trouble | None = None
     report: Report | None = None
     ended: datetime | None = None  # when the container that left the report ended
+    address: str = ""  # its IP
+    heard: Heard = Heard()
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,17 @@ Action = Apply | Create | Delete | WriteStatus
 
 
 @dataclass(frozen=True)
+class Counting:
+    """Pods whose live requests matter to the next decision."""
+
+    pods: tuple[tuple[str, str], ...]  # name and address
+    every_seconds: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """Actions in order: after a failed one, none of the rest is taken. No actions: converged."""
 
     actions: tuple[Action, ...] = ()
     requeue_at: datetime | None = None
+    counting: Counting | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,6 +26,7 @@ from evolving_operator.core.clock import parse_time
 from evolving_operator.core.observed import (
     Child,
     Correction,
+    Heard,
     InvalidField,
     Observed,
     ObservedAgent,
@@ -48,10 +51,12 @@ def read_observed(
     agent: Raw,
     owned: Iterable[Raw],
     images: Images,
+    *,
     refusals: tuple[Refusal, ...] = (),
     corrections: tuple[Correction, ...] = (),
+    heard: Mapping[str, Heard] = MappingProxyType({}),
 ) -> Observed:
-    """One agent and all objects that carry its label.
+    """One agent and all objects that carry its label. `heard`: what pods told themselves, by their names.
 
     Raises pydantic.ValidationError where the agent's own status cannot be read: to go on without it would
     mean to forget which model is active.
@@ -73,7 +78,7 @@ def read_observed(
                 revisions[name] = revision
             continue
         if kind == "Pod":
-            pods.append(read_pod(raw))
+            pods.append(replace(read_pod(raw), heard=heard.get(name, Heard())))
             continue
         if kind == "Job":
             jobs.append(raw)
@@ -211,6 +216,7 @@ def read_pod(raw: Raw) -> ObservedPod:
         trouble=_trouble(status, container),
         report=report,
         ended=ended,
+        address=status.get("podIP", ""),
     )
 
 

@@ -10,8 +10,6 @@ A pinned revision skips gate, validation and rollback: it is a person's word.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from evolving_agent.contract.learning import OnInconclusive
 from evolving_agent.contract.report import ValidationReport
 from evolving_operator.api import names
@@ -29,6 +27,7 @@ from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.job import build_validation_job, suites_digest
 from evolving_operator.core.builders.revision import build_revision
 from evolving_operator.core.clock import after
+from evolving_operator.core.live_traffic import in_words, why_failing
 from evolving_operator.core.observed import ObservedJob, ObservedRevision, Trouble
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import (
@@ -40,19 +39,11 @@ from evolving_operator.core.proof import (
 )
 from evolving_operator.core.runs import has_ended
 from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
-from evolving_operator.core.step import Step
+from evolving_operator.core.step import Because, Step
 from evolving_operator.core.trial import TRIALS, next_trial, trial_of
 
 # So long a validation Job that the API server refuses is tried again.
 _REFUSED_VALIDATION_SECONDS = 300
-
-
-@dataclass(frozen=True)
-class Because:
-    """Why something is done: a CamelCase reason, and words for people."""
-
-    reason: str
-    message: str
 
 
 # --- the first revision, and a changed base model --------------------------------------------------
@@ -127,7 +118,7 @@ def advance_restart(situation: Situation) -> Step | None:
     if rollout.template != situation.template_hash:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
         return _at(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
-    stuck = why_stuck(situation, rollout)
+    stuck = why_failing(situation) or why_stuck(situation, rollout)
     return None if stuck is None or situation.held else _roll_back(situation, stuck)
 
 
@@ -144,7 +135,7 @@ def advance_bake(situation: Situation) -> Step | None:
         if not situation.settled:
             return None
         return _at(situation, RolloutStep.BAKE, Because("SpecChanged", "All serving pods run the new spec."))
-    failing = _crash_loop(situation)
+    failing = _crash_loop(situation) or why_failing(situation)
     if failing is not None:
         return _roll_back(situation, failing)
     job = _validation_job_of(situation, rollout)
@@ -160,7 +151,18 @@ def advance_bake(situation: Situation) -> Step | None:
     baked = after(rollout.since, situation.spec.rollout.bake_seconds)
     if not situation.timers.passed(baked):
         return None
-    return _at(situation, RolloutStep.DONE, _validation_outcome(situation, rollout, job))
+    outcome = _validation_outcome(situation, rollout, job)
+    told = Because(outcome.reason, outcome.message + in_words(situation))
+    return _at(situation, RolloutStep.DONE, told)
+
+
+def watch_promoted(situation: Situation) -> Step | None:
+    """Go back where live requests fail, for as long after a rollout as the user wants it watched."""
+    rollout = situation.status.rollout
+    if rollout is None or rollout.step is not RolloutStep.DONE:
+        return None
+    failing = why_failing(situation)
+    return None if failing is None else _roll_back(situation, failing)
 
 
 def why_stuck(situation: Situation, rollout: RolloutStatus) -> Because | None:
@@ -323,6 +325,7 @@ def end_trial(situation: Situation) -> Step | None:
     is_on = is_on and not situation.pinned and not situation.spec.suspend
     if is_on and revision is not None and why_promotable(situation, revision) is not None:
         failing = _crash_loop(situation) if rollout.step is RolloutStep.CANARY else None
+        failing = failing or why_failing(situation)
         return None if failing is None else _abort(situation, rollout, failing)
     return Step(status.model_copy(update={"rollout": None}))
 

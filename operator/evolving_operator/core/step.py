@@ -1,4 +1,4 @@
-"""One step of an agent's history: the status that commits it, and what must exist before that."""
+"""One step of an agent's history: why, the status that commits it, and what must exist before that."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from evolving_operator.api.models import EvolvingAgentStatus
 from evolving_operator.core.plan import Action
+
+
+@dataclass(frozen=True)
+class Because:
+    """Why something is done: a CamelCase reason, and words for people."""
+
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True)

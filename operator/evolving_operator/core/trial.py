@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from evolving_operator.api.models import CanaryStep, RevisionRef, RolloutStatus, RolloutStep
 from evolving_operator.core.clock import after
+from evolving_operator.core.live_traffic import shadowed
 from evolving_operator.core.situation import Situation
 
 TRIALS = frozenset({RolloutStep.SHADOW, RolloutStep.CANARY})
@@ -24,7 +25,8 @@ def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
         percent = policy.shadow.percent
         message = f"{ref.revision} answers {percent} % of the requests unseen."
         shadow = now or _trial_status(situation, ref, RolloutStep.SHADOW, percent, message)
-        if not situation.timers.passed(after(shadow.since, policy.shadow.duration_seconds)):
+        is_seen = now is not None and shadowed(situation, ref).requests >= policy.shadow.min_requests
+        if not is_seen and not situation.timers.passed(after(shadow.since, policy.shadow.timeout_seconds)):
             return shadow
     return None if policy.canary is None else _canary(situation, ref, policy.canary.steps)
 

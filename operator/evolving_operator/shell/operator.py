@@ -24,6 +24,7 @@ from evolving_operator.cluster.gateway import Gateway
 from evolving_operator.cluster.informer import Informer, Source
 from evolving_operator.cluster.kinds import AGENT, LEASE, OWNED, Kind
 from evolving_operator.cluster.live import LiveGateway
+from evolving_operator.cluster.pods import PodClient
 from evolving_operator.cluster.records import AgentKey
 from evolving_operator.settings import Settings
 from evolving_operator.shell import telemetry as telemetry_server
@@ -32,6 +33,7 @@ from evolving_operator.shell.handlers import registered, watch_settings
 from evolving_operator.shell.leader import Leadership, LeadershipLostError, LeaseSettings
 from evolving_operator.shell.reconciler import Reconciler
 from evolving_operator.shell.telemetry import Probes, Telemetry
+from evolving_operator.shell.traffic_watch import TrafficWatch
 from evolving_operator.shell.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -127,19 +129,25 @@ class Operator:
             await self._leadership.release()
 
     async def _work(self, leadership: Leadership) -> None:
-        reconciler = Reconciler(
-            Fence(self.gateway, leadership),
-            self.cache,
-            self.settings.images,
-            patience=_PATIENCE,
-            on_agent=self.telemetry.agent_changed,
-            on_revision=self.telemetry.revision_changed,
-        )
-        for key in self.cache.agent_keys():
-            self.queue.add(key)
-        jobs: list[Awaitable[None]] = [leadership.keep(), self._resync()]
-        jobs += [self._worker(reconciler) for _ in range(self.settings.workers)]
-        await _all_or_none(jobs)
+        async with PodClient() as pods:
+            traffic = TrafficWatch(pods.served, self.queue.add, self.telemetry.pod_asked)
+            reconciler = Reconciler(
+                Fence(self.gateway, leadership),
+                self.cache,
+                self.settings.images,
+                patience=_PATIENCE,
+                traffic=traffic,
+                on_agent=self.telemetry.agent_changed,
+                on_revision=self.telemetry.revision_changed,
+            )
+            for key in self.cache.agent_keys():
+                self.queue.add(key)
+            jobs: list[Awaitable[None]] = [leadership.keep(), self._resync()]
+            jobs += [self._worker(reconciler) for _ in range(self.settings.workers)]
+            try:
+                await _all_or_none(jobs)
+            finally:
+                await traffic.close()
 
     async def _worker(self, reconciler: Reconciler) -> None:
         while True:

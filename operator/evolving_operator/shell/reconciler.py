@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from evolving_operator.api import names
 from evolving_operator.api.models import AgentRevisionStatus, EvolvingAgentStatus
@@ -20,15 +20,35 @@ from evolving_operator.core.clock import Timers
 from evolving_operator.core.debts import decide_debts
 from evolving_operator.core.decide import decide
 from evolving_operator.core.health import CONTESTED_AFTER
-from evolving_operator.core.observed import Correction, Observed, Refusal
+from evolving_operator.core.observed import Correction, Heard, Observed, Refusal
 from evolving_operator.core.ownership import owned_fields
-from evolving_operator.core.plan import Action, Apply, Create, Delete, Manifest, Plan, WriteStatus
+from evolving_operator.core.plan import Action, Apply, Counting, Create, Delete, Manifest, Plan, WriteStatus
 from evolving_operator.core.reading import read_observed, read_orphaned
 from evolving_operator.core.situation import applied_hash
 
 logger = logging.getLogger(__name__)
 
 Raw = dict[str, Any]
+
+
+class LiveTraffic(Protocol):
+    """What pods tell themselves of their requests; nobody is asked but those that `follow` names."""
+
+    def follow(self, key: AgentKey, counting: Counting | None) -> None: ...
+
+    def heard(self, key: AgentKey) -> Mapping[str, Heard]: ...
+
+
+class _Unheard:
+    """For where no pod can be asked."""
+
+    def follow(self, key: AgentKey, counting: Counting | None) -> None:
+        pass
+
+    def heard(self, key: AgentKey) -> Mapping[str, Heard]:
+        return {}
+
+
 AgentTransition = Callable[[AgentKey, EvolvingAgentStatus, EvolvingAgentStatus], None]
 RevisionTransition = Callable[[AgentKey, AgentRevisionStatus | None, AgentRevisionStatus], None]
 
@@ -68,6 +88,7 @@ class Reconciler:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         patience: timedelta = timedelta(0),
+        traffic: LiveTraffic | None = None,
         on_agent: AgentTransition = lambda *_: None,
         on_revision: RevisionTransition = lambda *_: None,
     ) -> None:
@@ -76,6 +97,7 @@ class Reconciler:
         self._images = images
         self._clock = clock
         self._patience = patience
+        self._traffic = traffic or _Unheard()
         self._on_agent = on_agent
         self._on_revision = on_revision
         self._refused: dict[AgentKey, dict[tuple[str, str], _Refused]] = {}
@@ -94,6 +116,7 @@ class Reconciler:
             self._corrected.pop(key, None)
             self._applied_at.pop(key, None)
         plan = await self._plan_for_what_is_left(key, now) if observed is None else decide(observed, now)
+        self._traffic.follow(key, plan.counting)
         deeds, words = _deeds_and_words(plan.actions)
         for action in deeds:
             if not await self._execute(key, observed, action):
@@ -160,7 +183,14 @@ class Reconciler:
             for corrected in self._corrected.get(key, {}).values()
         )
         refusals = self._refusals(key, now)
-        return read_observed(agent, self._cache.owned(key), self._images, refusals, corrections)
+        return read_observed(
+            agent,
+            self._cache.owned(key),
+            self._images,
+            refusals=refusals,
+            corrections=corrections,
+            heard=self._traffic.heard(key),
+        )
 
     def _refusals(self, key: AgentKey, now: datetime) -> tuple[Refusal, ...]:
         return tuple(

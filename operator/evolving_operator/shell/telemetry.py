@@ -49,6 +49,9 @@ class Telemetry:
             "promotions_total", "Revisions brought to the users.", *_AGENT, "reason"
         )
         self._rollbacks = self._counter("rollbacks_total", "Revisions taken back.", *_AGENT, "reason")
+        self._pods_asked = self._counter(
+            "pods_asked_total", "Serving pods that were asked about live requests: ok, silent.", "outcome"
+        )
         self.leader = Gauge(f"{_PREFIX}_leader", "1 while this process decides.", registry=self.registry)
         Gauge(
             f"{_PREFIX}_queue_depth", "Agents that wait for a worker.", registry=self.registry
@@ -67,6 +70,9 @@ class Telemetry:
     def requested(self, verb: str, code: str, seconds: float) -> None:
         self._requests.labels(verb, code).inc()
         self._request_seconds.labels(verb).observe(seconds)
+
+    def pod_asked(self, has_told: bool) -> None:
+        self._pods_asked.labels("ok" if has_told else "silent").inc()
 
     def agent_changed(self, key: AgentKey, before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> None:
         """Count what a status that has just been written commits."""

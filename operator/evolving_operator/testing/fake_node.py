@@ -175,6 +175,7 @@ class FakeNode:
                     "containerStatuses": [
                         {"name": names.CONTAINER_AGENT, "restartCount": 0, **(container or {})}
                     ],
+                    "podIP": f"10.0.0.{index + 1}",
                     **(more or {}),
                 },
             }

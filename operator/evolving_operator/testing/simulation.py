@@ -20,7 +20,10 @@ from evolving_operator.api import names
 from evolving_operator.api.models import AgentRevisionStatus, Condition, EvolvingAgentStatus
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.errors import Conflict, NotFound
+from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
+from evolving_operator.core.observed import Heard
+from evolving_operator.core.plan import Counting
 from evolving_operator.shell.reconciler import Reconciler
 from evolving_operator.testing.fake_cluster import FakeCluster
 from evolving_operator.testing.fake_node import FakeNode
@@ -36,6 +39,21 @@ class UnsettledError(AssertionError):
 
 
 @dataclass
+class Requests:
+    """What serving pods have to tell of their live requests, each of them the same."""
+
+    followed: Counting | None = None
+    told: Heard | None = None
+
+    def follow(self, _: AgentKey, counting: Counting | None) -> None:
+        self.followed = counting
+
+    def heard(self, _: AgentKey) -> dict[str, Heard]:
+        told, followed = self.told, self.followed
+        return {} if told is None or followed is None else {name: told for name, _ in followed.pods}
+
+
+@dataclass
 class Simulation:
     """One agent, `default/support`. The cache is fed by the cluster's watch unless `watch_is_frozen`."""
 
@@ -46,6 +64,7 @@ class Simulation:
     node: FakeNode = field(init=False)
     cache: Cache = field(init=False)
     reconciler: Reconciler = field(init=False)
+    requests: Requests = field(default_factory=Requests)
 
     def __post_init__(self) -> None:
         self.cluster = FakeCluster(clock=lambda: self.now)
@@ -56,7 +75,9 @@ class Simulation:
     def restart(self) -> None:
         """A new operator process: it knows what the API server tells it, and nothing else."""
         self.cache = self.cluster.filled_cache()
-        self.reconciler = Reconciler(self.cluster, self.cache, _IMAGES, clock=lambda: self.now)
+        self.reconciler = Reconciler(
+            self.cluster, self.cache, _IMAGES, clock=lambda: self.now, traffic=self.requests
+        )
 
     def _watch(self, event: str, raw: Raw) -> None:
         if not self.watch_is_frozen:

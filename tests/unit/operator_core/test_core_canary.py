@@ -77,7 +77,7 @@ async def test_its_share_grows_step_by_step_and_then_all_pods_are_replaced(
 
 
 async def test_it_follows_a_shadow(world: Simulation, spec: Spec) -> None:
-    spec["rollout"]["shadow"] = {"percent": 20, "durationSeconds": 100}
+    spec["rollout"]["shadow"] = {"percent": 20, "timeoutSeconds": 100}
     await world.serve(spec)
     revision = await world.train()
     await world.evaluate(revision, lower=2500)

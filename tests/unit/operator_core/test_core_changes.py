@@ -47,7 +47,7 @@ async def approval(world: Simulation, spec: Spec) -> None:
 
 
 async def shadow(world: Simulation, spec: Spec) -> None:
-    spec["rollout"]["shadow"] = {"percent": 20, "durationSeconds": 300}
+    spec["rollout"]["shadow"] = {"percent": 20, "timeoutSeconds": 300}
     await evaluation(world, spec)
     await world.evaluate(REVISION, lower=2500)
     assert step(world) == "Shadow"

@@ -205,7 +205,7 @@ async def test_a_person_can_reject_what_passed(world: Simulation, spec: Spec) ->
 
 
 async def test_a_shadow_sees_requests_before_its_promotion(world: Simulation, spec: Spec) -> None:
-    await world.serve(spec | {"rollout": {"shadow": {"percent": 20, "durationSeconds": 300}}})
+    await world.serve(spec | {"rollout": {"shadow": {"percent": 20, "timeoutSeconds": 300}}})
     revision = await world.train()
     await world.evaluate(revision, lower=2500)
 

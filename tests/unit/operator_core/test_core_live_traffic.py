@@ -1,0 +1,267 @@
+"""Errors of live requests take a revision back, and a shadow ends once it has seen enough."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from evolving_agent.contract.served import ServedAs, ServedCount, ServedCounts
+from evolving_operator.api.models import RevisionState, RolloutStep
+from evolving_operator.core.observed import Heard
+from evolving_operator.testing.simulation import Simulation
+
+Spec = dict[str, Any]
+CANARY = {"steps": [{"percent": 10, "pauseSeconds": 300}]}
+PODS = 2  # each tells the same
+
+
+def tell(world: Simulation, *counts: tuple[str, ServedAs, int, int], trial: str | None = None) -> None:
+    """What each pod has counted: configuration, place, requests, errors."""
+    told = tuple(
+        ServedCount(config=config, served_as=served_as, requests=requests, errors=errors)
+        for config, served_as, requests, errors in counts
+    )
+    world.requests.told = Heard(ServedCounts(trial=trial, counts=told))
+
+
+def candidate(world: Simulation) -> str:
+    """The hash of the configuration on trial."""
+    raw = world.cluster.get("ConfigMap", "support-config")
+    assert raw is not None
+    (share,) = json.loads(raw["data"]["agent_config.json"])["traffic"].values()
+    return str(share["config"])
+
+
+def step(world: Simulation) -> RolloutStep:
+    assert world.status.rollout is not None
+    return world.status.rollout.step
+
+
+@pytest.fixture
+def canary(spec: Spec) -> Spec:
+    return copy.deepcopy(spec) | {"rollout": {"canary": CANARY}}
+
+
+async def tried(world: Simulation, spec: Spec) -> str:
+    """A candidate that has passed the gate, on its first trial."""
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    return revision
+
+
+async def promoted(world: Simulation, spec: Spec) -> str:
+    """All pods serve what was learned, and it bakes."""
+    revision = await tried(world, spec)
+    world.node.roll_out("support")
+    await world.settle()
+    assert step(world) is RolloutStep.BAKE
+    return revision
+
+
+async def test_a_canary_whose_requests_fail_is_given_up(world: Simulation, canary: Spec) -> None:
+    revision = await tried(world, canary)
+    stamp, tried_hash = world.stamp(), candidate(world)
+    tell(
+        world,
+        (tried_hash, ServedAs.CANARY, 20, 2),
+        (stamp, ServedAs.ACTIVE, 200, 1),
+        trial=tried_hash,
+    )
+
+    await world.settle()
+
+    rollout = world.status.rollout
+    assert rollout is not None
+    assert (rollout.step, rollout.reason) == (RolloutStep.ROLLED_BACK, "ErrorsExceeded")
+    assert rollout.message == (
+        "4 of 40 live requests failed (10.0%); rollback.maxErrorPercent allows 5 %. "
+        "At what is served beside it, 2 of 400 live requests failed (0.5%)."
+    )
+    assert world.stamp() == stamp  # no pod was replaced
+    assert world.status.candidate is None
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+@pytest.mark.parametrize(
+    ("requests", "errors", "beside"),
+    [
+        pytest.param(14, 14, 0, id="too few requests to judge by"),
+        pytest.param(20, 1, 0, id="no more than is allowed"),
+        pytest.param(20, 10, 120, id="an outage that hits both"),
+    ],
+)
+async def test_a_canary_goes_on(
+    world: Simulation, canary: Spec, requests: int, errors: int, beside: int
+) -> None:
+    await tried(world, canary)
+    tried_hash = candidate(world)
+    tell(
+        world,
+        (tried_hash, ServedAs.CANARY, requests, errors),
+        (world.stamp(), ServedAs.ACTIVE, 200, beside),
+        trial=tried_hash,
+    )
+    await world.settle()
+    assert step(world) is RolloutStep.CANARY
+
+    world.pass_time(300)
+    await world.settle()
+
+    assert step(world) is RolloutStep.RESTART
+
+
+async def test_pods_that_have_not_begun_the_trial_say_nothing_of_it(world: Simulation, canary: Spec) -> None:
+    await tried(world, canary)
+    tell(world, (candidate(world), ServedAs.CANARY, 50, 50), trial="another")
+
+    await world.settle()
+
+    assert step(world) is RolloutStep.CANARY
+
+
+async def test_a_promoted_revision_whose_requests_fail_goes_back(world: Simulation, spec: Spec) -> None:
+    revision = await promoted(world, spec)
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 25, 3))
+
+    await world.settle()
+
+    rollout, active = world.status.rollout, world.status.active
+    assert rollout is not None
+    assert active is not None
+    assert (rollout.step, rollout.reason) == (RolloutStep.ROLLED_BACK, "ErrorsExceeded")
+    assert rollout.message == ("6 of 50 live requests failed (12.0%); rollback.maxErrorPercent allows 5 %.")
+    assert active.model_id == "smollm2"
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+    assert "RolledBack" in world.events()
+
+
+async def test_it_is_watched_after_the_bake_for_as_long_as_the_window(world: Simulation, spec: Spec) -> None:
+    spec = copy.deepcopy(spec) | {"rollout": {"rollback": {"windowSeconds": 7200}}}
+    revision = await promoted(world, spec)
+    world.requests.told = None
+    await world.validate(revision, score=8000)
+    world.pass_time(3600)
+    await world.settle()
+    assert step(world) is RolloutStep.DONE
+    followed = world.requests.followed
+    assert followed is not None
+    assert len(followed.pods) == PODS
+
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 20))
+    await world.settle()
+
+    assert step(world) is RolloutStep.ROLLED_BACK
+    assert world.status.active is not None
+    assert world.status.active.model_id == "smollm2"
+
+
+async def test_after_the_window_nobody_is_asked(world: Simulation, spec: Spec) -> None:
+    spec = copy.deepcopy(spec) | {"rollout": {"rollback": {"windowSeconds": 60}}}
+    revision = await promoted(world, spec)
+    await world.validate(revision, score=8000)
+    world.pass_time(3600)
+    await world.settle()
+    assert step(world) is RolloutStep.DONE
+
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 100))
+    await world.settle()
+
+    assert world.requests.followed is None
+    assert step(world) is RolloutStep.DONE
+
+
+async def test_what_breaks_with_an_edit_is_not_the_revisions_fault(world: Simulation, spec: Spec) -> None:
+    revision = await promoted(world, spec)
+    await world.validate(revision, score=8000)
+    world.pass_time(3600)
+    await world.settle()
+    edited = copy.deepcopy(spec)
+    edited["agent"]["instructions"] = "You answer in riddles."
+    await world.serve(edited)
+
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 100))
+    await world.settle()
+
+    assert step(world) is RolloutStep.DONE
+    assert world.requests.followed is None
+
+
+async def test_a_pinned_revision_is_not_judged(world: Simulation, spec: Spec) -> None:
+    revision = await promoted(world, spec)
+    await world.serve(copy.deepcopy(spec) | {"rollout": {"pin": revision}})
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 100))
+
+    await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+
+
+async def test_it_can_be_turned_off(world: Simulation, spec: Spec) -> None:
+    spec = copy.deepcopy(spec) | {"rollout": {"rollback": {"maxErrorPercent": 100}}}
+    revision = await promoted(world, spec)
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 100))
+
+    await world.settle()
+
+    assert world.requests.followed is None
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+
+
+async def test_the_end_of_a_rollout_tells_how_live_requests_ended(world: Simulation, spec: Spec) -> None:
+    revision = await promoted(world, spec)
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 1))
+    await world.validate(revision, score=8000)
+    world.pass_time(3600)
+    await world.settle()
+
+    assert world.status.rollout is not None
+    assert world.status.rollout.message.endswith(" 2 of 200 live requests failed (1.0%).")
+
+
+async def test_pods_that_cannot_be_asked_change_nothing_but_are_told_of(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await promoted(world, spec)
+    world.requests.told = Heard(silence="cannot be asked at http://10.0.0.1:8080/served (refused)")
+    await world.validate(revision, score=8000)
+    world.pass_time(3600)
+    await world.settle()
+
+    rollout = world.status.rollout
+    assert rollout is not None
+    assert rollout.step is RolloutStep.DONE
+    assert "Live requests were not all counted: pod support-" in rollout.message
+    assert rollout.message.endswith("cannot be asked at http://10.0.0.1:8080/served (refused).")
+
+
+async def test_a_shadow_ends_once_it_has_seen_enough(world: Simulation, spec: Spec) -> None:
+    shadow = {"percent": 20, "minRequests": 40, "timeoutSeconds": 3600}
+    await tried(world, copy.deepcopy(spec) | {"rollout": {"shadow": shadow}})
+    tried_hash = candidate(world)
+    tell(world, (tried_hash, ServedAs.SHADOW, 19, 0), trial=tried_hash)
+    await world.settle()
+    assert step(world) is RolloutStep.SHADOW
+
+    tell(world, (tried_hash, ServedAs.SHADOW, 20, 0), trial=tried_hash)
+    await world.settle()
+
+    assert step(world) is RolloutStep.RESTART
+
+
+async def test_a_shadow_that_fails_never_reaches_a_user(world: Simulation, spec: Spec) -> None:
+    shadow = {"percent": 20, "minRequests": 40}
+    revision = await tried(world, copy.deepcopy(spec) | {"rollout": {"shadow": shadow}})
+    stamp, tried_hash = world.stamp(), candidate(world)
+    tell(world, (tried_hash, ServedAs.SHADOW, 30, 30), (stamp, ServedAs.ACTIVE, 300, 0), trial=tried_hash)
+
+    await world.settle()
+
+    assert step(world) is RolloutStep.ROLLED_BACK
+    assert world.stamp() == stamp
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK

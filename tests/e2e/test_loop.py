@@ -113,6 +113,19 @@ def test_the_loop_promotes_a_better_model_and_takes_back_a_worse_one(ready: Scen
     scene.wait_rolled_out()
     assert set(scene.client("measure", held_out)["revisions"]) == {base["revision"]}
 
+    # when nothing is pinned any more, and the model that serves vanishes at its provider
+    scene.patch({"rollout": {"pin": "", "rollback": {"minRequests": 20}}})
+    with scene.load("\n".join(REQUESTS[120:160]), rate=4) as live:
+        scene.provider("POST", "/control", {"gone": "base-model"})
+        scene.wait(
+            "the way back", lambda: scene.status()["active"]["revision"] == promoted["revision"], timeout=300
+        )
+        scene.wait_rolled_out()
+
+    # then the pods let the other revision answer until the operator has it served, and no request failed
+    assert scene.status()["rollout"]["reason"] == "ErrorsExceeded"
+    assert live["failed"] == 0, live["failures"]
+
     # and everything was told
     reasons = {event["reason"] for event in scene.items("events")}
     assert {"Promoted", "RolledBack"} <= reasons

@@ -18,6 +18,7 @@ Raw = dict[str, Any]
 class Kubelet:
     cluster: RunningCluster
     namespace: str
+    pod_ip: str = ""  # of all pods, where somebody is to find them
 
     def pods(self, *selector: str) -> list[Raw]:
         listed = self.cluster.get("pods", "-n", self.namespace, "-l", ",".join(selector))
@@ -60,6 +61,9 @@ class Kubelet:
     def _report(self, pod: Raw, phase: str, state: Raw, *, ready: bool) -> None:
         if pod.get("status", {}).get("phase") == phase and phase == "Running":
             return
+        status = pod_status(pod, phase, state, ready=ready)
+        if self.pod_ip:
+            status |= {"podIP": self.pod_ip, "podIPs": [{"ip": self.pod_ip}]}
         self.cluster.kubectl(
             "patch",
             "pod",
@@ -69,7 +73,7 @@ class Kubelet:
             "--subresource=status",
             "--type=merge",
             "-p",
-            json.dumps({"status": pod_status(pod, phase, state, ready=ready)}),
+            json.dumps({"status": status}),
             check=False,  # a pod may go while we speak for it
         )
 

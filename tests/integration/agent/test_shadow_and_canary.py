@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from evolving_agent.contract.config import ServedModel, Traffic, TrafficShare
+from evolving_agent.contract.served import SERVED_PATH, ServedCounts
 from evolving_agent.contract.tools import HTTPTool
 from evolving_agent.testing.scripted_model import Reply, last_user_text, served
 from support.pods import Pod, a_config, eventually, running
@@ -177,3 +178,61 @@ async def test_a_share_of_an_entry_that_is_not_there_is_not_given(make_pod: Any)
     async with running(make_pod(), Traffic(canary=share, shadow=share)) as pod:
         assert (await pod.ask("Hi"))["evolving_agents"]["arm"] == "active"
         assert [episode.arm for episode in pod.episodes()] == ["active"]
+
+
+async def counts(pod: Pod) -> dict[tuple[str, str], tuple[int, int]]:
+    """What the pod tells the operator: requests and errors by configuration and place."""
+    told = ServedCounts.model_validate_json((await pod.get(SERVED_PATH)).content)
+    return {(item.config, item.served_as): (item.requests, item.errors) for item in told.counts}
+
+
+async def test_it_counts_the_requests_that_its_own_revision_answers(make_pod: Any, upstream: Any) -> None:
+    pod = make_pod()
+    upstream.model.script = lambda body: Reply(text="x", status=400 if last_user_text(body) == "bad" else 200)
+    async with running(pod):
+        for text in ("Hi", "bad", "Hi"):
+            await pod.post("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]})
+        await pod.ask("Hi", **{"X-Evolving-Dry-Run": "true"})  # a validation's question, no user's
+
+        assert await counts(pod) == {(pod.config.hash, "active"): (3, 1)}
+
+
+async def test_what_another_answers_for_it_counts_as_its_error(make_pod: Any, upstream: Any) -> None:
+    pod = make_pod()
+    candidate = with_candidate(pod, upstream)
+    async with running(pod, Traffic(canary=TrafficShare(config=candidate, percent=100))):
+        upstream.model.models.remove("trained")
+        answer = await pod.ask("Hi")
+
+        assert answer["evolving_agents"]["arm"] == "fallback"
+        assert await counts(pod) == {(candidate, "canary"): (1, 1)}
+
+
+async def test_a_shadow_is_counted_apart(make_pod: Any, upstream: Any) -> None:
+    pod = make_pod()
+    candidate = with_candidate(pod, upstream)
+    upstream.model.script = lambda body: Reply(text="x", status=500 if body["model"] == "trained" else 200)
+    async with running(pod, Traffic(shadow=TrafficShare(config=candidate, percent=100))):
+        await pod.ask("Hi")
+        await eventually(lambda: len(pod.episodes()) == 2, "the shadow's episode")
+
+        assert await counts(pod) == {(pod.config.hash, "active"): (1, 0), (candidate, "shadow"): (1, 1)}
+
+
+async def test_a_new_trial_counts_anew_on_both_sides(make_pod: Any, upstream: Any) -> None:
+    pod = make_pod()
+    candidate = with_candidate(pod, upstream)
+    async with running(pod):
+        await pod.ask("Hi")
+        assert await counts(pod) == {(pod.config.hash, "active"): (1, 0)}
+
+        pod.write_config(Traffic(canary=TrafficShare(config=candidate, percent=100)))
+        await eventually(
+            lambda: pod.metric('evolving_agent_config_reloads_total{outcome="applied"}'), "the reload"
+        )
+        assert await counts(pod) == {}
+        await pod.ask("Hi")
+
+        assert await counts(pod) == {(candidate, "canary"): (1, 0)}
+        told = ServedCounts.model_validate_json((await pod.get(SERVED_PATH)).content)
+        assert told.trial == candidate

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from evolving_agent.contract import env
 from evolving_operator.api import names
 from evolving_operator.api.crd import custom_resource_definitions
 from evolving_operator.core.builders.context import Images
@@ -156,13 +157,18 @@ def test_releases_may_share_the_agents_by_their_labels() -> None:
     assert len(leases) == 2
 
 
-def test_the_network_lets_metrics_in_and_the_operator_to_the_api_server() -> None:
+def test_the_network_lets_metrics_in_and_the_operator_to_the_api_server_and_its_agents() -> None:
     assert render().all("NetworkPolicy") == []
     rendered = render({"networkPolicy": {"enabled": True, "apiServerPorts": [6443]}})
     policy = rendered.one("NetworkPolicy")["spec"]
 
     assert policy["podSelector"] == rendered.one("Deployment")["spec"]["selector"]
-    assert policy["egress"] == [{"ports": [{"port": 6443, "protocol": "TCP"}]}]
+    agents, api_server = policy["egress"]
+    assert api_server == {"ports": [{"port": 6443, "protocol": "TCP"}]}
+    assert agents["ports"] == [{"port": env.SERVE_PORT, "protocol": "TCP"}]
+    (selected,) = agents["to"]
+    assert selected["namespaceSelector"] == {}
+    assert selected["podSelector"]["matchLabels"].items() <= names.selector_labels("any").items()
     (port,) = container(rendered)["ports"]
     assert policy["ingress"] == [{"ports": [{"port": port["name"], "protocol": "TCP"}]}]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,21 @@ def promote_a_first_candidate(scene: Scene) -> None:
     scene.wait_condition("Trained")
     scene.wait_condition("Promoted", timeout=300)
     scene.wait_rolled_out()
+
+
+def lose_the_served_model(scene: Scene, before: dict[str, Any]) -> None:
+    """Nothing is pinned any more, and the base model, which serves, vanishes at its provider."""
+    scene.patch({"rollout": {"pin": "", "rollback": {"minRequests": 20}}})
+    with scene.load("\n".join(REQUESTS[120:160]), rate=4) as live:
+        scene.provider("POST", "/control", {"gone": "base-model"})
+        scene.wait(
+            "the way back", lambda: scene.status()["active"]["revision"] == before["revision"], timeout=300
+        )
+        scene.wait_rolled_out()
+
+    # the pods let the other revision answer until the operator has it served: no request failed
+    assert scene.status()["rollout"]["reason"] == "ErrorsExceeded"
+    assert live["failed"] == 0, live["failures"]
 
 
 @pytest.fixture
@@ -113,18 +129,7 @@ def test_the_loop_promotes_a_better_model_and_takes_back_a_worse_one(ready: Scen
     scene.wait_rolled_out()
     assert set(scene.client("measure", held_out)["revisions"]) == {base["revision"]}
 
-    # when nothing is pinned any more, and the model that serves vanishes at its provider
-    scene.patch({"rollout": {"pin": "", "rollback": {"minRequests": 20}}})
-    with scene.load("\n".join(REQUESTS[120:160]), rate=4) as live:
-        scene.provider("POST", "/control", {"gone": "base-model"})
-        scene.wait(
-            "the way back", lambda: scene.status()["active"]["revision"] == promoted["revision"], timeout=300
-        )
-        scene.wait_rolled_out()
-
-    # then the pods let the other revision answer until the operator has it served, and no request failed
-    assert scene.status()["rollout"]["reason"] == "ErrorsExceeded"
-    assert live["failed"] == 0, live["failures"]
+    lose_the_served_model(scene, promoted)
 
     # and everything was told
     reasons = {event["reason"] for event in scene.items("events")}

@@ -79,6 +79,7 @@ class Pod:
     url: str = ""
     others: list[AgentConfig] = field(default_factory=list)
     previous: AgentConfig | None = None  # what was served before
+    is_rolled_out: bool = False
     variables: dict[str, str] = field(default_factory=dict)  # more of its environment
 
     @property
@@ -119,6 +120,7 @@ class Pod:
             configs={config.hash: config for config in configs},
             traffic=traffic,
             previous=self.previous.hash if self.previous else None,
+            rolled_out=self.config.hash if self.is_rolled_out else None,
         )
         self.write_config_text(json.dumps(file.to_wire()))
 

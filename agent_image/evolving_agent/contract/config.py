@@ -277,7 +277,9 @@ class AgentConfigFile(Document):
 
     `model` and `previous_model` are for people and other programs; pods read `configs` by the hash
     that their template is stamped with (EVOLVING_CONFIG_HASH). `previous` is the hash of the entry that
-    was served before: what a pod answers with when its own model is gone.
+    was served before: what a pod answers with when its own model is gone. `rolled_out` is the hash of the
+    entry that all pods have come to serve: one of its pods may even start without its model. A pod of an
+    entry that is on its way must not, or a rollout that fails would look as if it had ended well.
     """
 
     version: Literal[1] = CONFIG_VERSION
@@ -285,5 +287,6 @@ class AgentConfigFile(Document):
     model: str
     previous_model: str | None = Field(default=None, alias="previous_model")
     previous: str | None = None
+    rolled_out: str | None = None
     configs: dict[str, AgentConfig]
     traffic: Traffic = Traffic()

@@ -31,6 +31,7 @@ class Configuration:
     configs: dict[str, AgentConfig]
     traffic: Traffic
     previous: str | None = None  # hash of the entry that was served before
+    rolled_out: str | None = None  # hash of the entry that all pods have come to serve
 
 
 class ConfigurationFile:
@@ -96,7 +97,7 @@ class ConfigurationFile:
         return self._configuration(own, file)
 
     def _configuration(self, own: AgentConfig, file: AgentConfigFile) -> Configuration:
-        return Configuration(own, self._hash, file.configs, file.traffic, file.previous)
+        return Configuration(own, self._hash, file.configs, file.traffic, file.previous, file.rolled_out)
 
 
 def _parsed(content: bytes, path: Path) -> AgentConfigFile:

@@ -33,8 +33,14 @@ class MissingModels:
         return [missing.message for missing in self._missing.values()]
 
     def fell_back(self, arm: Arm, instead: Arm, why: str) -> None:
+        self._metrics.fallbacks.labels(
+            arm.config.revision, arm.config.model.id, instead.config.revision
+        ).inc()
+        self.found_missing(arm, instead, why)
+
+    def found_missing(self, arm: Arm, instead: Arm, why: str) -> None:
+        """Whoever found it out: a request, or a pod that starts."""
         model, now = arm.config.model.id, time.monotonic()
-        self._metrics.fallbacks.labels(arm.config.revision, model, instead.config.revision).inc()
         self._metrics.model_missing.labels(model).set(1)
         message = (
             f"model {model!r} of revision {arm.config.revision} is gone: revision {instead.config.revision} "

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 
 import uvicorn
 
-from evolving_agent.chat.endpoint import Endpoints, ModelEndpoint, ModelError, ModelErrorReason
+from evolving_agent.chat.endpoint import Endpoints, ModelError, ModelErrorReason
 from evolving_agent.contract import env
 from evolving_agent.contract.config import AgentConfig, MemoryType
 from evolving_agent.contract.report import MAX_MESSAGE_CHARS, Outcome, ServeReport, encode_report
@@ -26,6 +26,7 @@ from evolving_agent.runtime.service import AgentService
 from evolving_agent.runtime.settings import Settings, SettingsError
 from evolving_agent.runtime.tools.toolbox import Toolbox
 from evolving_agent.runtime.tracing import start_tracing, traced
+from evolving_agent.runtime.traffic import Arm, starting_fallback_arm
 from evolving_agent.store.experience_log import ExperienceLog
 from evolving_agent.store.layout import StoreLayout
 
@@ -129,7 +130,7 @@ async def start_service(settings: Settings, state: PodState, resources: AsyncExi
     config = configuration.own
     state.max_request_bytes = config.limits.max_request_bytes
     endpoints = await resources.enter_async_context(Endpoints(settings.api_key))
-    await _wait_for_model(settings, config, endpoints.of(config.model), state)
+    missing = await _wait_for_model(settings, configuration, endpoints, state)
     layout = settings.store
     log = ExperienceLog(layout, settings.pod, state.metrics)
     resources.push_async_callback(log.close)
@@ -161,6 +162,8 @@ async def start_service(settings: Settings, state: PodState, resources: AsyncExi
         captures_content=settings.captures_content,
     )
     resources.push_async_callback(service.close, settings.drain_work_seconds)
+    if missing is not None:
+        service.begin_without_model(*missing)
     await resources.enter_async_context(_following(file, settings, service, state.metrics))
     state.metrics.info.labels(settings.agent, config.revision, config.model.id, settings.config_hash).set(1)
     state.metrics.ready.set(1)
@@ -169,18 +172,27 @@ async def start_service(settings: Settings, state: PodState, resources: AsyncExi
 
 
 async def _wait_for_model(
-    settings: Settings, config: AgentConfig, endpoint: ModelEndpoint, state: PodState
-) -> None:
-    """Returns when the model has answered once. Raises StartError when it does not in time."""
-    model, latest = config.model, f"{config.model.base_url} (model {config.model.id!r}) did not answer"
+    settings: Settings, configuration: Configuration, endpoints: Endpoints, state: PodState
+) -> tuple[Arm, str] | None:
+    """Returns when the model has answered once or, where it is gone and the pod may start all the same,
+    when another has: who answers instead, and why. Raises StartError when none does in time.
+    """
+    model, instead = configuration.own.model, starting_fallback_arm(configuration)
+    latest = f"{model.base_url} (model {model.id!r}) did not answer"
     reason = ModelErrorReason.UNREACHABLE
     state.waiting_for = ("WaitingForModel", f"waiting for {model.id} at {model.base_url}")
     with suppress(TimeoutError):
         async with asyncio.timeout(settings.model_wait_seconds):
             while True:
                 try:
-                    return await endpoint.probe(model.id, model.api)
+                    await endpoints.of(model).probe(model.id, model.api)
+                    return None
                 except ModelError as error:
+                    if error.reason is ModelErrorReason.NOT_FOUND and instead is not None:
+                        with suppress(ModelError):
+                            other = instead.config.model
+                            await endpoints.of(other).probe(other.id, other.api)
+                            return instead, error.message
                     reason, latest = error.reason, error.message
                     state.waiting_for = (reason, latest)
                     logger.warning("the model does not answer yet: %s", error)

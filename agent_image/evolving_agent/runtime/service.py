@@ -95,6 +95,11 @@ class AgentService:
         self._shadow = Shadow(self._run_shadow, metrics)
         self._reflector.start()
 
+    def begin_without_model(self, instead: Arm, why: str) -> None:
+        """The pod has started although its model is gone: `instead` answers."""
+        own = Arm(ACTIVE, self.configuration.own, self.configuration.own_hash)
+        self._missing.found_missing(own, instead, why)
+
     def reconfigure(self, configuration: Configuration) -> None:
         """What the file says now; requests that are being answered keep what they began with."""
         self.configuration = configuration

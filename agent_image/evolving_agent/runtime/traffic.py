@@ -56,6 +56,13 @@ def fallback_arm(configuration: Configuration, arm: Arm) -> Arm | None:
     return Arm(FALLBACK, previous, configuration.previous or "")
 
 
+def starting_fallback_arm(configuration: Configuration) -> Arm | None:
+    """Who answers at a pod that starts without its model: somebody only where all pods served it before."""
+    if configuration.rolled_out != configuration.own_hash:
+        return None
+    return fallback_arm(configuration, Arm(ACTIVE, configuration.own, configuration.own_hash))
+
+
 def shadow_arm(configuration: Configuration, request: str) -> Arm | None:
     """The candidate that answers this request as well, unseen; None for requests outside its share."""
     return _shared(configuration, configuration.traffic.shadow, request, SHADOW)

@@ -41,9 +41,17 @@ def config_file(situation: Situation) -> AgentConfigFile | None:
         model=status.active.model_id,
         previous_model=status.previous.model_id if status.previous else None,
         previous=situation.config_of(status.previous).hash if status.previous else None,
+        rolled_out=_rolled_out(situation),
         configs=configs,
         traffic=_traffic(situation),
     )
+
+
+def _rolled_out(situation: Situation) -> str | None:
+    """The active entry, once no pod has to prove it any more; None where there is nothing to fall back to."""
+    status = situation.status
+    is_on_its_way = status.rollout is not None and status.rollout.step is RolloutStep.RESTART
+    return None if status.previous is None or is_on_its_way else situation.active_hash
 
 
 def _configs_in_use(situation: Situation) -> dict[str, AgentConfig]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -10,6 +12,9 @@ import pytest
 
 from evolving_agent.contract.config import ServedModel, ToolUseBehavior, Traffic, TrafficShare
 from evolving_agent.contract.tools import HTTPTool
+from evolving_agent.runtime.app import PodState
+from evolving_agent.runtime.metrics import Metrics
+from evolving_agent.runtime.serve import StartError, start_service
 from evolving_agent.testing.scripted_model import Reply
 from support.pods import Pod, a_config, running
 
@@ -120,3 +125,41 @@ async def test_a_run_that_has_acted_is_not_run_again(make_pod: Any, upstream: An
 
         assert raised.value.status_code == 502
         assert [request["model"] for request in upstream.model.requests] == ["tiny"] * 3
+
+
+async def test_a_pod_of_a_finished_rollout_starts_although_its_model_is_gone(
+    make_pod: Any, upstream: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pod = with_previous(make_pod(), upstream)
+    pod.is_rolled_out = True
+    upstream.model.models.remove("tiny")
+    async with running(pod):
+        problems = (await pod.get("/readyz")).json()["problems"]
+        assert len(problems) == 1
+        assert problems[0].startswith("model 'tiny' of revision support-00000001 is gone")
+        assert problems[0] in [record.getMessage() for record in caplog.records]
+        assert await pod.metric('evolving_agent_model_missing{model="tiny"}') == 1
+        assert (await pod.ask("Hi"))["model"] == "older"
+
+        upstream.model.models.append("tiny")
+        assert (await pod.ask("Hi"))["model"] == "tiny"
+        assert "problems" not in (await pod.get("/readyz")).json()
+
+
+@pytest.mark.parametrize("why", ["its rollout has not ended", "the other model is gone, too"])
+async def test_otherwise_a_pod_waits_for_its_model(make_pod: Any, upstream: Any, why: str) -> None:
+    """A rollout whose pods became ready by another's answers would look as if it had ended well."""
+    pod = with_previous(make_pod(), upstream)
+    upstream.model.models.remove("tiny")
+    if why == "the other model is gone, too":
+        pod.is_rolled_out = True
+        upstream.model.models.remove("older")
+    pod.write_config()
+    state = PodState(Metrics())
+    settings = replace(pod.settings, model_wait_seconds=0.5)
+    async with AsyncExitStack() as resources:
+        with pytest.raises(StartError, match="'tiny'") as raised:
+            await start_service(settings, state, resources)
+
+    assert raised.value.reason == "ModelNotFound"
+    assert state.service is None

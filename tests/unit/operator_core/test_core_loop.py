@@ -93,11 +93,13 @@ async def test_a_better_model_is_promoted(world: Simulation, spec: Spec) -> None
     assert world.status.rollout is not None
     assert world.status.rollout.step is RolloutStep.RESTART
     assert world.condition("Promoted").reason == "RollingOut"
+    assert "rolledOut" not in config_file(world)  # a pod has to prove its model before it is ready
 
     # the rolling restart ends, and what is served is validated
     world.node.roll_out("support")
     await world.settle()
     assert world.status.rollout.step is RolloutStep.BAKE
+    assert config_file(world)["rolledOut"] == world.stamp()
     assert world.jobs(names.COMPONENT_VALIDATE) == [names.validate_job(revision)]
 
     await world.validate(revision, score=7900)

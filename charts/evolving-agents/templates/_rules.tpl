@@ -25,8 +25,8 @@ right of whoever changes owners.
   verbs: [delete]
 {{- end }}
 - apiGroups: [""]
-  resources: [configmaps] # deletes what is owed to a provider, once it is paid
-  verbs: [list, watch, create, patch, delete]
+  resources: [configmaps] # gets those that instructionsFrom names; deletes what is owed to a provider, once paid
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims, serviceaccounts, services]
   verbs: [list, watch, create, patch]

@@ -20,13 +20,15 @@ from evolving_agent.contract.config import (
     ToolUseBehavior,
 )
 from evolving_agent.contract.learning import Curation, Evaluation, Training
-from evolving_agent.contract.refs import HTTP_URL
+from evolving_agent.contract.refs import HTTP_URL, ConfigMapKeyRef
 from evolving_agent.contract.tools import Tool
 from evolving_operator.api.network_policy import NetworkPolicy
 from evolving_operator.api.pod_template import PodTemplate
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # RFC 3339, UTC, seconds
 
+
+MAX_INSTRUCTIONS = 65_536  # characters
 
 # --- EvolvingAgent.spec ---------------------------------------------------------------------------
 
@@ -60,11 +62,31 @@ class AgentMemory(Document):
     )
 
 
+class InstructionsFrom(Document):
+    config_map_key_ref: ConfigMapKeyRef = Field(description="A ConfigMap in the agent's namespace.")
+
+
 class Agent(Document):
+    model_config = rules(
+        Rule(
+            "has(self.instructions) != has(self.instructionsFrom)",
+            "set instructions or instructionsFrom, and only one of them",
+            ".instructions",
+        )
+    )
+
     replicas: int = Field(default=1, ge=0, le=1000, description="Number of serving pods.")
     image: str = Field(default="", max_length=512, description="Agent image; the operator's own if empty.")
-    instructions: str = Field(
-        min_length=1, max_length=65_536, description="What the agent is and does: its system prompt."
+    instructions: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_INSTRUCTIONS,
+        description="What the agent is and does: its system prompt.",
+    )
+    instructions_from: InstructionsFrom | None = Field(
+        default=None,
+        description="Where the instructions are, in place of the text itself. They are read again every 30 "
+        "seconds; a change rolls out as one of the spec does.",
     )
     tools: tuple[Tool, ...] = Field(
         default=(),

@@ -41,6 +41,7 @@ _OURS = names.LABEL_AGENT
 AGENT = Kind(names.API_VERSION, names.AGENT_KIND, names.AGENT_PLURAL)
 REVISION = Kind(names.API_VERSION, names.REVISION_KIND, names.REVISION_PLURAL)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
+CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
 EVENT = Kind("events.k8s.io/v1", "Event", "events")
 
 OWNED = (

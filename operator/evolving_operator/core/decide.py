@@ -3,7 +3,8 @@
 In this order:
 1. What the agent's status says about its revisions is written to them (verdicts, states, times).
 2. The first of the steps that is due is taken: what it needs is created, then one write of the agent's
-   status commits it. Nothing else is done in that plan: the next decision starts from the new status.
+   status commits it. Nothing else is done in that plan: the next decision starts from the new status. Only
+   a plain step, which would be taken again just so, is committed together with what follows from it.
 3. With no step due, children are brought to what the status and the spec ask for, Jobs are created,
    what is no longer kept is deleted, and the status tells how things are.
 A decision about a converged agent is an empty plan.
@@ -89,13 +90,16 @@ def decide(observed: Observed, now: datetime) -> Plan:
 def _actions(situation: Situation) -> Iterator[Action]:
     yield from revision_statuses(situation)
     step = next((step for due in _STEPS if (step := _possible(situation, due(situation))) is not None), None)
+    before = situation.status
+    yield from missing_base(situation)
     if step is not None:
         for action in step.before:
             yield replace(action, is_required=True) if isinstance(action, Create) else action
-        # What is to be told of the step goes into the write that commits it.
-        yield from _commit(situation, _told(situation.after(step.status)))
-        return
-    yield from missing_base(situation)
+        situation = situation.after(step.status)
+        if not step.is_plain:
+            # What is to be told of the step goes into the write that commits it.
+            yield from _commit(situation, before)
+            return
     children = tuple(wanted_children(situation))
     drift = drift_of(situation, children)
     for apply in needed_applies(situation, children, drift):
@@ -108,7 +112,7 @@ def _actions(situation: Situation) -> Iterator[Action]:
             if job is not None and not is_refused(situation, job):
                 yield Create(job)
     yield from collected(situation)
-    yield from _commit(situation, _told(situation))
+    yield from _commit(situation, before)
 
 
 def _possible(situation: Situation, step: Step | None) -> Step | None:
@@ -128,12 +132,12 @@ def _corrected(situation: Situation, apply: Apply) -> Iterator[Action]:
         yield event(situation.observed.agent, told, situation.timestamp)
 
 
-def _commit(situation: Situation, status: EvolvingAgentStatus) -> Iterator[Action]:
-    """The status, after the Events that tell of its difference; nothing where there is no difference."""
-    agent, before = situation.observed.agent, situation.status
+def _commit(situation: Situation, before: EvolvingAgentStatus) -> Iterator[Action]:
+    """The status, after the Events that tell how it differs from `before`; nothing where it does not."""
+    agent, status = situation.observed.agent, _told(situation)
     if status == before:
         return
-    for announcement in (*announcements(before, status), *_refused_run(situation, status)):
+    for announcement in (*announcements(before, status), *_refused_run(situation, before)):
         yield event(agent, announcement, situation.timestamp)
     yield write_status(agent, status)
 
@@ -229,9 +233,9 @@ def _reject(observed: Observed, now: datetime) -> Iterator[Action]:
     yield write_status(agent, status)
 
 
-def _refused_run(situation: Situation, status: EvolvingAgentStatus) -> Iterator[Announcement]:
+def _refused_run(situation: Situation, before: EvolvingAgentStatus) -> Iterator[Announcement]:
     """A run on demand that was refused is told of: nothing else would show it."""
-    run = status.last_run
-    if run is None or run == situation.status.last_run or (why := why_refused(situation, run)) is None:
+    run = situation.status.last_run
+    if run is None or run == before.last_run or (why := why_refused(situation, run)) is None:
         return
     yield Announcement("RunRefused", f"{names.ANNOTATION_RUN}: {run}. {why}", "Run", (run,), warning=True)

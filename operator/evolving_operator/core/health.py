@@ -81,7 +81,7 @@ def degraded_by(situation: Situation) -> Finding | None:
 
 
 def invalid_spec(fault: InvalidField) -> Finding:
-    return true("InvalidSpec", f"{fault.field}: {fault.message}")
+    return true(fault.reason, f"{fault.field}: {fault.message}")
 
 
 def _invalid_schedule(situation: Situation) -> Finding | None:
@@ -93,6 +93,15 @@ def _invalid_schedule(situation: Situation) -> Finding | None:
         if fault is not None:
             return invalid_spec(fault)
     return None
+
+
+def _missing_instructions(situation: Situation) -> Finding | None:
+    fault = situation.observed.instructions_fault
+    if not fault:
+        return None
+    return true(
+        "InstructionsNotFound", f"spec.agent.instructionsFrom: {fault} The instructions that are served stay."
+    )
 
 
 def _unknown_pin(situation: Situation) -> Finding | None:
@@ -224,6 +233,7 @@ def _stuck_rollout(situation: Situation) -> Finding | None:
 
 _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _invalid_schedule,
+    _missing_instructions,
     _unknown_pin,
     _refused_write,
     _contested,

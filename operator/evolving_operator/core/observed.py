@@ -24,6 +24,15 @@ class InvalidField:
 
     field: str
     message: str
+    reason: str = "InvalidSpec"
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What was read where `instructionsFrom` points: the text, or why there is none."""
+
+    text: str | None = None
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,5 +202,6 @@ class Observed:
     jobs: Mapping[str, ObservedJob] = field(default_factory=dict)
     pods: tuple[ObservedPod, ...] = ()
     debts: tuple[ObservedDebt, ...] = ()
+    instructions_fault: str = ""  # why the newest instructions cannot be had: older ones are served
     refusals: tuple[Refusal, ...] = ()
     corrections: tuple[Correction, ...] = ()

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from evolving_agent.contract import env
 from evolving_agent.contract.config import CONFIG_KEY, AgentConfigFile
+from evolving_agent.contract.refs import ConfigMapKeyRef
 from evolving_agent.contract.report import Report, parse_report
 from evolving_operator.api import names
 from evolving_operator.api.models import (
@@ -19,6 +20,7 @@ from evolving_operator.api.models import (
     AgentRevisionStatus,
     EvolvingAgentSpec,
     EvolvingAgentStatus,
+    InstructionsFrom,
 )
 from evolving_operator.core.builders.context import Images
 from evolving_operator.core.builders.debt import DEBT_KEY
@@ -27,6 +29,7 @@ from evolving_operator.core.observed import (
     Child,
     Correction,
     Heard,
+    Instructions,
     InvalidField,
     Observed,
     ObservedAgent,
@@ -55,12 +58,15 @@ def read_observed(
     refusals: tuple[Refusal, ...] = (),
     corrections: tuple[Correction, ...] = (),
     heard: Mapping[str, Heard] = MappingProxyType({}),
+    instructions: Instructions | None = None,
 ) -> Observed:
-    """One agent and all objects that carry its label. `heard`: what pods told themselves, by their names.
+    """One agent and all objects that carry its label. `heard`: what pods told themselves, by their names;
+    `instructions`: what was read for a spec that only says where they are.
 
     Raises pydantic.ValidationError where the agent's own status cannot be read: to go on without it would
     mean to forget which model is active.
     """
+    read = instructions or Instructions()
     revisions: dict[str, ObservedRevision] = {}
     children: dict[tuple[str, str], Child] = {}
     jobs: list[Raw] = []
@@ -90,7 +96,7 @@ def read_observed(
             config_map = _read_config_map(raw)
     pods.sort(key=lambda pod: (pod.created, pod.name))
     return Observed(
-        agent=observed_agent,
+        agent=_instructed(observed_agent, read, deployment, config_map),
         images=images,
         revisions=revisions,
         children=children,
@@ -99,9 +105,39 @@ def read_observed(
         jobs={job["metadata"]["name"]: read_job(job, pods) for job in jobs},
         pods=tuple(pods),
         debts=tuple(debts),
+        instructions_fault=read.fault,
         refusals=refusals,
         corrections=corrections,
     )
+
+
+def instructions_ref(agent: Raw) -> ConfigMapKeyRef | None:
+    """Where an agent's instructions are, if its spec does not hold them itself."""
+    held = ((agent.get("spec") or {}).get("agent") or {}).get("instructionsFrom")
+    try:
+        return None if held is None else InstructionsFrom.model_validate(held).config_map_key_ref
+    except ValidationError:
+        return None  # told as any other fault of the spec
+
+
+def _instructed(
+    agent: ObservedAgent,
+    read: Instructions,
+    deployment: ObservedDeployment | None,
+    config_map: ObservedConfigMap | None,
+) -> ObservedAgent:
+    """The agent with its instructions in its spec. Where they cannot be read, those that are served stay."""
+    if agent.spec is None or agent.spec.agent.instructions is not None:
+        return agent
+    text, stamp = read.text, deployment.stamp if deployment is not None else None
+    if text is None and config_map is not None and config_map.file is not None and stamp is not None:
+        served = config_map.file.configs.get(stamp)
+        text = served.instructions if served is not None else None
+    if text is None:
+        fault = InvalidField("spec.agent.instructionsFrom", read.fault, "InstructionsNotFound")
+        return replace(agent, spec=None, invalid=fault)
+    instructed = agent.spec.agent.model_copy(update={"instructions": text})
+    return replace(agent, spec=agent.spec.model_copy(update={"agent": instructed}))
 
 
 def read_orphaned(owned: Iterable[Raw]) -> tuple[tuple[ObservedDebt, ...], dict[str, ObservedJob]]:

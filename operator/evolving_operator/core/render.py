@@ -23,7 +23,7 @@ def render_agent_config(context: BuildContext, revision: str, model_id: str) -> 
             temperature_percent=model.temperature_percent,
             pricing=model.pricing_of(model_id),
         ),
-        instructions=agent.instructions,
+        instructions=agent.instructions or "",  # never empty: what is read in their place is put there
         tools=agent.tools,
         specialists=agent.specialists,
         memory=agent.memory.type,

@@ -58,7 +58,8 @@ def adopt_base(situation: Situation) -> Step | None:
     ref = RevisionRef(revision=name, model_id=situation.spec.model.base, since=situation.timestamp)
     adopted = status.model_copy(update={"base": name})
     if status.active is None:
-        return Step(adopted.model_copy(update={"active": _last_known_active(situation) or ref}), before)
+        known = _last_known_active(situation)
+        return Step(adopted.model_copy(update={"active": known or ref}), before, is_plain=known is None)
     if situation.rollout_under_way:
         return None
     without_candidate = adopted.model_copy(update={"candidate": None, "rollout": _without_trial(status)})

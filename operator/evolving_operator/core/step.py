@@ -18,7 +18,12 @@ class Because:
 
 @dataclass(frozen=True)
 class Step:
-    """`before` is repeatable; only the write of `status` makes the step happen, all of it at once."""
+    """`before` is repeatable; only the write of `status` makes the step happen, all of it at once.
+
+    `is_plain`: from the same spec anybody would decide the same again, so what follows from the step need not
+    wait for that write.
+    """
 
     status: EvolvingAgentStatus
     before: tuple[Action, ...] = ()
+    is_plain: bool = False

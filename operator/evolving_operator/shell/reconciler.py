@@ -25,6 +25,7 @@ from evolving_operator.core.ownership import owned_fields
 from evolving_operator.core.plan import Action, Apply, Counting, Create, Delete, Manifest, Plan, WriteStatus
 from evolving_operator.core.reading import read_observed, read_orphaned
 from evolving_operator.core.situation import applied_hash
+from evolving_operator.shell.instructions import InstructionsReader
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Reconciler:
         self._traffic = traffic or _Unheard()
         self._on_agent = on_agent
         self._on_revision = on_revision
+        self._instructions = InstructionsReader(gateway)
         self._refused: dict[AgentKey, dict[tuple[str, str], _Refused]] = {}
         self._corrected: dict[AgentKey, dict[tuple[str, str], _Corrected]] = {}
         self._applied_at: dict[AgentKey, datetime] = {}
@@ -111,6 +113,7 @@ class Reconciler:
         what was done may allow the next step; None where nothing is known to be due. Raises ClusterError.
         """
         now = self._clock()
+        await self._instructions.read(key, self._cache.agent(key), now)
         observed = self.observe(key, now)
         if observed is None:
             self._corrected.pop(key, None)
@@ -134,7 +137,7 @@ class Reconciler:
         self._forget_what_is_over(key, now)
         due = [refused.retry_at for refused in self._refused.get(key, {}).values()]
         due += [corrected.retry_at for corrected in self._corrected.get(key, {}).values()]
-        due += [plan.requeue_at] if plan.requeue_at is not None else []
+        due += [moment for moment in (plan.requeue_at, self._instructions.due(key)) if moment is not None]
         coming = [(moment - now).total_seconds() for moment in due if moment > now]
         return min(coming) if coming else None
 
@@ -190,6 +193,7 @@ class Reconciler:
             refusals=refusals,
             corrections=corrections,
             heard=self._traffic.heard(key),
+            instructions=self._instructions.found(key),
         )
 
     def _refusals(self, key: AgentKey, now: datetime) -> tuple[Refusal, ...]:

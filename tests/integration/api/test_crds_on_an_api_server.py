@@ -70,7 +70,18 @@ def network(**limits: Any) -> Change:
 REFUSED: dict[str, tuple[Change, list[str]]] = {
     "no base model": ({"model": {"base": None}}, ["spec.model.base: Required value"]),
     "empty base model": ({"model": {"base": ""}}, ["spec.model.base", "at least 1 chars long"]),
-    "no instructions": ({"agent": {"instructions": None}}, ["spec.agent.instructions: Required value"]),
+    "no instructions": (
+        {"agent": {"instructions": None}},
+        ["spec.agent.instructions", "set instructions or instructionsFrom"],
+    ),
+    "instructions twice": (
+        {"agent": {"instructionsFrom": {"configMapKeyRef": {"name": "prompts", "key": "support"}}}},
+        ["spec.agent.instructions", "set instructions or instructionsFrom, and only one of them"],
+    ),
+    "instructions from nowhere": (
+        {"agent": {"instructions": None, "instructionsFrom": {}}},
+        ["spec.agent.instructionsFrom.configMapKeyRef: Required value"],
+    ),
     "unknown field": ({"agent": {"replica": 2}}, ['unknown field "spec.agent.replica"']),
     "endpoint without scheme": (
         {"model": {"endpoint": {"baseURL": "model-server/v1"}}},

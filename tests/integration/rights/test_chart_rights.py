@@ -25,7 +25,11 @@ pytestmark = pytest.mark.cluster
 
 SPEC: dict[str, Any] = {
     "model": {"base": "m"},
-    "agent": {"instructions": "Help.", "replicas": 2, "networkPolicy": {"mode": "Enabled"}},
+    "agent": {
+        "instructionsFrom": {"configMapKeyRef": {"name": "prompts", "key": "text"}},
+        "replicas": 2,
+        "networkPolicy": {"mode": "Enabled"},
+    },
     "curation": {"schedule": "@daily"},
     "training": {"schedule": "@daily", "backend": {"type": "OpenAI"}},
     "rollout": {"bakeSeconds": 0},
@@ -152,6 +156,7 @@ def test_an_agent_comes_and_changes_with_no_request_refused(
     log = tmp_path / "operator.log"
     with installed_rights(api, namespace, [namespace] if is_namespaced else []) as rendered:
         kubeconfig = kubeconfig_of(api, rendered, namespace, tmp_path / "kubeconfig")
+        api.kubectl("create", "configmap", "prompts", "-n", namespace, "--from-literal=text=Help.")
         api.kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(AGENT))
         with running_operator(rendered, kubeconfig, namespace, log):
             for kind in KINDS:

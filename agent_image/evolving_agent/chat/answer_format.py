@@ -35,7 +35,7 @@ class AnswerFormat:
         return {"type": "json_object"} if self.schema is None else {"type": "json_schema", **self._named()}
 
     def problem(self, answer: str) -> str | None:
-        """What keeps a client from reading the answer as JSON. Whether it fits the schema is not looked at."""
+        """What keeps a client from reading the answer as JSON; whether it fits the schema is not checked."""
         try:
             read = json.loads(answer)
         except (ValueError, RecursionError) as error:

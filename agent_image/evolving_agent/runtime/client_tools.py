@@ -14,7 +14,7 @@ from agents import FunctionTool
 from evolving_agent.contract.config import ModelAPI
 from evolving_agent.runtime.errors import RefusedError
 from evolving_agent.runtime.format_wire import checked_schema
-from evolving_agent.runtime.tools.toolbox import MAX_FUNCTIONS
+from evolving_agent.runtime.tools.invocation import MAX_FUNCTIONS
 from evolving_agent.runtime.wire import unsupported
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -75,7 +75,7 @@ class ClientTools:
     def refuse_names(self, taken: Collection[str]) -> None:
         """Raises RefusedError where a name is the agent's own already, or where there are too many tools."""
         if both := sorted(self.names.intersection(taken)):
-            message = f"the agent has a tool or a hand-off of that name itself: {', '.join(both)}; rename yours"
+            message = f"the agent itself has a tool or a hand-off of that name: {', '.join(both)}"
             raise RefusedError("invalid", 400, message, code="tool_name_taken", param="tools")
         if len(self.tools) + len(taken) > MAX_FUNCTIONS:
             message = (
@@ -156,9 +156,7 @@ def _tool(function: dict[str, Any], where: str) -> ClientTool:
     parameters = function.get("parameters")
     schema = {} if parameters is None else checked_schema(parameters, f"{where}.parameters")
     # some model APIs insist on the type and on properties
-    return ClientTool(
-        name, description or "", {"type": "object", "properties": {}, **schema}, strict is True
-    )
+    return ClientTool(name, description or "", {"type": "object", "properties": {}, **schema}, strict is True)
 
 
 def _other_type(tool: Any, where: str) -> RefusedError:

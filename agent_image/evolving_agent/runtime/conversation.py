@@ -30,6 +30,7 @@ def parse_conversation(messages: Sequence[Any]) -> Conversation:
         raise InvalidMessagesError("messages must hold at least one message", "messages")
     items: list[Any] = []
     system: list[str] = []
+    open_calls: dict[str, str] = {}  # ID and name of those without a result
     query = ""
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
@@ -43,9 +44,15 @@ def parse_conversation(messages: Sequence[Any]) -> Conversation:
                 items.append({"role": "user", "content": _user_content(content, where)})
                 query = _text(content, where)
             case "assistant":
-                items.extend(_assistant_items(message, where))
+                said = _assistant_items(message, where)
+                items.extend(said)
+                open_calls |= {item["call_id"]: item["name"] for item in said if "call_id" in item}
             case "tool":
-                items.append(_tool_output(message, where))
+                output = _tool_output(message, where)
+                if open_calls.pop(output["call_id"], None) is None:
+                    problem = f"{where} answers a call that no message before it made: {output['call_id']!r}"
+                    raise InvalidMessagesError(problem, f"{where}.tool_call_id")
+                items.append(output)
             case role:
                 raise InvalidMessagesError(
                     f"{where}.role is {role!r}; it must be system, developer, user, assistant or tool",
@@ -53,6 +60,9 @@ def parse_conversation(messages: Sequence[Any]) -> Conversation:
                 )
     if not items:
         raise InvalidMessagesError("messages must hold a message of the user", "messages")
+    if open_calls:
+        waiting = ", ".join(f"{name} ({call!r})" for call, name in open_calls.items())
+        raise InvalidMessagesError(f"no output is given for the call of {waiting}", "messages")
     return Conversation(items, "\n\n".join(system), query)
 
 

@@ -103,9 +103,7 @@ def _unteachable(episode: Episode, trust: Trust, target: Target) -> DropReason |
     if not _could_have_been_said(target, [*episode.tools, *episode.client_tools]):
         return DropReason.INVALID_TARGET
     if episode.answer_format is not None and target.tool_name is None:
-        return (
-            DropReason.ANSWER_FORMAT
-        )  # a line cannot say why the answer is JSON: it would teach JSON for all
+        return DropReason.ANSWER_FORMAT  # a line cannot say that JSON was asked for: it would teach JSON
     return None
 
 

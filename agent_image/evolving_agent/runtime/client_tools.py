@@ -110,8 +110,8 @@ def of_responses(tools: Sequence[Any] | None, choice: Any, parallel: bool | None
     for index, tool in enumerate(tools or ()):
         where = f"tools[{index}]"
         match tool:
-            case {"type": "function", **function}:
-                parsed.append(_tool(function, where))
+            case {"type": "function"}:
+                parsed.append(_tool(tool, where))
             case _:
                 raise _other_type(tool, where)
     match choice:

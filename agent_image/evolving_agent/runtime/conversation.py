@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agents.models.fake_id import FAKE_RESPONSES_ID
+
 
 class InvalidMessagesError(ValueError):
     """The conversation cannot be understood; `param` names the place, as OpenAI's errors do."""
@@ -95,9 +97,11 @@ def _user_content(content: Any, where: str) -> Any:
 
 def _assistant_items(message: dict[str, Any], where: str) -> list[Any]:
     items: list[Any] = []
+    calls = message.get("tool_calls") or []
     if message.get("content") is not None:
-        items.append({"role": "assistant", "content": _text(message["content"], where)})
-    for index, call in enumerate(message.get("tool_calls") or []):
+        text = _text(message["content"], where)
+        items.append(_beside_calls(text) if calls else {"role": "assistant", "content": text})
+    for index, call in enumerate(calls):
         match call:
             case {"id": str(call_id), "function": {"name": str(name), "arguments": str(arguments)}}:
                 items.append(
@@ -109,6 +113,17 @@ def _assistant_items(message: dict[str, Any], where: str) -> list[Any]:
     if not items:
         raise InvalidMessagesError(f"{where} needs content or tool_calls", where)
     return items
+
+
+def _beside_calls(text: str) -> dict[str, Any]:
+    """As the model itself says it: the SDK keeps that in one message with the calls that follow."""
+    return {
+        "id": FAKE_RESPONSES_ID,  # the SDK takes it out where a server would look it up
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": text, "annotations": []}],
+    }
 
 
 def _tool_output(message: dict[str, Any], where: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def own_work(items: Sequence[RunItem], calls: Sequence[ClientCall]) -> tuple[Mes
     the main agent takes the next request, and may make them again.
     """
     own = [item for item in items if not isinstance(item, HandoffCallItem | HandoffOutputItem)]
-    messages = [dict(each) for each in Converter.items_to_messages([item.to_input_item() for item in own])]
+    converted = Converter.items_to_messages([item.to_input_item() for item in own])
+    messages: list[Message] = [dict(each) for each in converted]
     if not any(message["role"] == "tool" for message in messages):
         return ()
     last = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
@@ -65,5 +66,7 @@ def _calls(message: Any) -> list[dict[str, Any]]:
 
 def _slim(message: Message) -> Message:
     """Without what is empty, and what a client would not send."""
-    kept = {key: message[key] for key in ("role", "content", "tool_calls", "tool_call_id") if key in message}
+    kept: Message = {
+        key: message[key] for key in ("role", "content", "tool_calls", "tool_call_id") if key in message
+    }
     return kept | {"content": message.get("content") or (None if "tool_calls" in message else "")}

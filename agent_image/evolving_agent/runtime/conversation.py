@@ -64,7 +64,7 @@ def parse_conversation(messages: Sequence[Any]) -> Conversation:
         raise InvalidMessagesError("messages must hold a message of the user", "messages")
     if open_calls:
         waiting = ", ".join(f"{name} ({call!r})" for call, name in open_calls.items())
-        raise InvalidMessagesError(f"no output is given for the call of {waiting}", "messages")
+        raise InvalidMessagesError(f"messages give no output for the call of {waiting}", "messages")
     return Conversation(items, "\n\n".join(system), query)
 
 

@@ -37,7 +37,7 @@ def offered(request: dict[str, Any]) -> list[str]:
     return [tool.get("function", tool)["name"] for tool in request.get("tools", ())]
 
 
-def result_of(call: Any, said: str = "rain") -> dict[str, str]:
+def result_of(call: Any, said: str = "rain") -> Any:
     return {"role": "tool", "tool_call_id": call.id, "content": said}
 
 
@@ -98,7 +98,7 @@ async def test_responses_end_in_function_calls_and_go_on_with_their_outputs(
             Reply(text="Let me see.", calls=(OSLO, ("weather", {"city": "Rome"}))), Reply(text="It rains.")
         )
         ask: Any = {"model": "x", "tools": [FLAT_WEATHER]}
-        question = {"role": "user", "content": "Is it raining?"}
+        question: Any = {"role": "user", "content": "Is it raining?"}
 
         if stream:
             asking: Any = client.responses.stream(**ask, input=[question])
@@ -113,11 +113,15 @@ async def test_responses_end_in_function_calls_and_go_on_with_their_outputs(
         assert [json.loads(call.arguments)["city"] for call in calls] == ["Oslo", "Rome"]
         assert [tool.name for tool in called.tools] == ["weather"]
 
-        outputs = [
+        outputs: list[Any] = [
             {"type": "function_call_output", "call_id": call.call_id, "output": "rain"} for call in calls
         ]
         if continued_by == "full input":
-            said = [question, *(item.model_dump(exclude_none=True) for item in called.output), *outputs]
+            said: list[Any] = [
+                question,
+                *(item.model_dump(exclude_none=True) for item in called.output),
+                *outputs,
+            ]
             answered = await client.responses.create(**ask, input=said, store=False)
         else:
             answered = await client.responses.create(**ask, input=outputs, previous_response_id=called.id)
@@ -200,7 +204,7 @@ async def test_a_call_that_is_left_open_is_named(make_pod: Any, upstream: Any) -
         upstream.model.say(Reply(calls=(OSLO,)))
         called = await client.responses.create(model="x", input="Rain?", tools=[FLAT_WEATHER])
 
-        with pytest.raises(openai.BadRequestError, match="no output is given for the call of weather"):
+        with pytest.raises(openai.BadRequestError, match="no output for the call of weather"):
             await client.responses.create(model="x", input="And?", previous_response_id=called.id)
         with pytest.raises(openai.BadRequestError, match="no message before it made"):
             await client.chat.completions.create(
@@ -272,7 +276,7 @@ async def test_a_specialist_that_takes_over_may_call_them_too_and_a_hand_off_bes
     make_pod: Any, upstream: Any
 ) -> None:
     billing = Specialist(name="billing", description="Invoices", instructions="You settle invoices.")
-    transfer = ("transfer_to_billing", {})
+    transfer: Any = ("transfer_to_billing", {})
     async with running(make_pod(specialists=(billing,))) as pod, pod.client() as client:
         upstream.model.say(Reply(calls=(transfer,)), Reply(calls=(OSLO,)), Reply(calls=(transfer, OSLO)))
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import openai
 
+from evolving_agent.chat.answer_format import AnswerFormat
 from evolving_agent.chat.retry import pause_before_retry, retry_after_seconds
 from evolving_agent.contract.config import ModelAPI, ServedModel
 
@@ -118,13 +119,16 @@ class ModelEndpoint:
         await self.client.close()
 
     @asynccontextmanager
-    async def calling(self, model: str) -> AsyncIterator[None]:
-        """Holds one of the endpoint's slots; errors of the client come out as ModelError."""
+    async def calling(self, model: str, *, can_leave_schema: bool = False) -> AsyncIterator[None]:
+        """Holds one of the endpoint's slots; errors of the client come out as ModelError.
+
+        With `can_leave_schema` a refused JSON schema is a mended error: the caller can ask without it.
+        """
         async with self._slots:
             try:
                 yield
             except openai.APIError as error:
-                raise self._translated(error, model) from error
+                raise self._translated(error, model, can_leave_schema) from error
             except _SHAPELESS as error:
                 raise self.shapeless(model, f"{error!r:.200}") from error
 
@@ -201,8 +205,8 @@ class ModelEndpoint:
     ) -> Completion:
         settings: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
         if schema is not None and model not in self._schemaless_models:
-            settings |= _answer_format(api, schema)
-        async with self.calling(model):
+            settings |= AnswerFormat(schema, strict=True).settings(api)
+        async with self.calling(model, can_leave_schema=True):
             if api is ModelAPI.RESPONSES:
                 response = await self.client.responses.create(
                     model=model, input=messages, max_output_tokens=max(16, max_tokens), **settings
@@ -221,7 +225,7 @@ class ModelEndpoint:
             output_tokens=usage.completion_tokens if usage else 0,
         )
 
-    def _translated(self, error: openai.APIError, model: str) -> ModelError:
+    def _translated(self, error: openai.APIError, model: str, can_leave_schema: bool) -> ModelError:
         where = f"{self.base_url} (model {model!r})"
         if isinstance(error, openai.APITimeoutError):
             return ModelError(
@@ -247,7 +251,7 @@ class ModelEndpoint:
             return ModelError(
                 ModelErrorReason.UPSTREAM, f"{where} refused max_tokens", permanent=False, mended=True
             )
-        if _refuses_schema(error) and model not in self._schemaless_models:
+        if can_leave_schema and _refuses_schema(error) and model not in self._schemaless_models:
             self._schemaless_models.add(model)
             logger.info("%s takes no JSON schema; it is asked without", where)
             return ModelError(
@@ -314,14 +318,6 @@ def _refuses_max_tokens(error: openai.APIStatusError) -> bool:
         (error.code == "unsupported_parameter" and error.param == "max_tokens")
         or "max_completion_tokens" in error.message
     )
-
-
-def _answer_format(api: ModelAPI, schema: dict[str, Any]) -> dict[str, Any]:
-    """The setting by which each of the two APIs is asked for an answer in that form."""
-    named = {"name": "answer", "strict": True, "schema": schema}
-    if api is ModelAPI.RESPONSES:
-        return {"text": {"format": {"type": "json_schema", **named}}}
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
 def _refuses_schema(error: openai.APIStatusError) -> bool:

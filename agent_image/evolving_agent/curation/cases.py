@@ -42,7 +42,7 @@ class Expected(BaseModel):
 
 
 class Case(BaseModel):
-    """One validation query: a text, or a conversation that ends with the user's word."""
+    """One validation query: a text, or a conversation that ends with the word of the user or of a tool."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

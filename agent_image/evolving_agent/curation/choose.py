@@ -11,6 +11,9 @@ What a user writes can talk an agent into "correcting" a right answer, and a dat
 So the agent's own corrections have limits: the same reflection must call the answer wrong (outcome
 "failure", or a score below the threshold), a person's good score stands against it, and, as any target,
 it must be a call that the agent could have made: a tool on offer, with arguments that fit its schema.
+
+A run that ended in calls of the client's tools has no answer: only a person's correction makes it teach.
+The client's next request is an episode of its own, whose messages hold the calls and their results.
 """
 
 from __future__ import annotations
@@ -37,10 +40,10 @@ def choose_example(
     newest_first = sorted(reflections, key=lambda record: (record.time, record.id), reverse=True)
     chosen = _choose_target(episode, newest_first, min_score)
     if isinstance(chosen, DropReason):
-        return chosen
+        return DropReason.CLIENTS_TURN if episode.client_calls else chosen
     trust, source, target = chosen
-    if not _could_have_been_said(target, episode.tools):
-        return DropReason.INVALID_TARGET
+    if (reason := _unteachable(episode, trust, target)) is not None:
+        return reason
     messages = _text_messages(episode.messages)
     if messages is None:
         return DropReason.UNSUPPORTED_CONTENT
@@ -53,6 +56,7 @@ def choose_example(
         instructions=episode.instructions or episode.system,
         messages=messages,
         tools=tuple(episode.tools),
+        client_tools=tuple(episode.client_tools),
         target=target,
     )
 
@@ -84,9 +88,23 @@ def _choose_target(
         if scored is not None and _score(scored) >= min_score and scored.outcome != "failure":
             return _answer(episode, Trust.SELF_SCORE, scored)
 
+    return _why_nothing(episode, scored)
+
+
+def _why_nothing(episode: Episode, scored: ReflectionRecord | None) -> DropReason:
     if episode.error is not None:
         return DropReason.FAILED
-    return DropReason.LOW_SCORE if scored is not None else DropReason.NO_SIGNAL
+    return DropReason.NO_SIGNAL if scored is None else DropReason.LOW_SCORE
+
+
+def _unteachable(episode: Episode, trust: Trust, target: Target) -> DropReason | None:
+    if episode.client_calls and trust is not Trust.FEEDBACK_CORRECTION:
+        return DropReason.CLIENTS_TURN
+    if not _could_have_been_said(target, [*episode.tools, *episode.client_tools]):
+        return DropReason.INVALID_TARGET
+    if episode.answer_format is not None and target.tool_name is None:
+        return DropReason.ANSWER_FORMAT  # a line cannot say that JSON was asked for: it would teach JSON
+    return None
 
 
 def _score(record: ReflectionRecord) -> int:

@@ -12,6 +12,8 @@ class DropReason(StrEnum):
     NO_SIGNAL = "NoSignal"  # no score and no usable correction
     LOW_SCORE = "LowScore"  # scored below the threshold, and not corrected
     HANDED_OFF = "HandedOff"  # a specialist answered: not under the instructions that would be trained
+    CLIENTS_TURN = "ClientsTurn"  # it ended in calls of the client's tools: its answer is another episode's
+    ANSWER_FORMAT = "AnswerFormat"  # JSON that the client asked for beside the conversation
     INVALID_TARGET = "InvalidTarget"  # an empty answer, or a tool call that the agent could not have made
     UNSUPPORTED_CONTENT = "UnsupportedContent"  # images, sound or files in the conversation
     REDACTION_FAILED = "RedactionFailed"

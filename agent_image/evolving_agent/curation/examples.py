@@ -43,6 +43,7 @@ class Example:
     messages: tuple[dict[str, Any], ...]  # the conversation as received, texts only
     tools: tuple[dict[str, Any], ...]  # OpenAI's function shape
     target: Target
+    client_tools: tuple[dict[str, Any], ...] = ()  # the same, of the client
 
     @property
     def input(self) -> str:
@@ -68,8 +69,8 @@ class Example:
         system = {"role": "system", "content": self.instructions}
         turns = [message for message in self.messages if message["role"] not in _SYSTEM_ROLES]
         line: dict[str, Any] = {"messages": [system, *turns, assistant]}
-        if self.tools:
-            line["tools"] = list(self.tools)
+        if self.tools or self.client_tools:
+            line["tools"] = [*self.tools, *self.client_tools]
         return line
 
     def held_out_line(self) -> dict[str, Any]:

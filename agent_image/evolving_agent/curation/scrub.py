@@ -14,8 +14,9 @@ from evolving_agent.curation.redaction import UnscrubbableError, scrub, scrub_va
 def redact(example: Example, mode: Redaction, found: Counter[str]) -> Example | DropReason:
     """The example without personal data and secrets; what was replaced is added to `found`.
 
-    Instructions, conversation and target are scrubbed; tools are not, for they are the owner's code. An
-    example that cannot be scrubbed is dropped when redaction is Required, and kept as it is with BestEffort.
+    Instructions, conversation, target and the client's tools are scrubbed; the agent's own are not, for they
+    are the owner's code. An example that cannot be scrubbed is dropped when redaction is Required, and kept
+    as it is with BestEffort.
     """
     if mode is Redaction.DISABLED:
         return example
@@ -34,6 +35,14 @@ def _scrubbed(example: Example) -> tuple[Example, Counter[str]]:
     messages, in_messages = scrub_value([dict(message) for message in example.messages])
     content, in_content = scrub_value(example.target.content)
     arguments, in_arguments = scrub_value(example.target.tool_arguments)
-    found += in_messages + in_content + in_arguments
+    client_tools, in_tools = scrub_value([dict(tool) for tool in example.client_tools])
+    found += in_messages + in_content + in_arguments + in_tools
     target = replace(example.target, content=content, tool_arguments=arguments)
-    return replace(example, instructions=instructions, messages=tuple(messages), target=target), found
+    clean = replace(
+        example,
+        instructions=instructions,
+        messages=tuple(messages),
+        target=target,
+        client_tools=tuple(client_tools),
+    )
+    return clean, found

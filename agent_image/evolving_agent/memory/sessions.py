@@ -18,6 +18,7 @@ import msgspec
 from evolving_agent.memory.database import Database
 
 MAX_KEPT_TURNS = 1_000_000  # of all sessions; the oldest go first
+MAX_CALLS_ASKED = 500  # of one conversation
 EXPIRED_AT_ONCE = 50  # rows that one new turn deletes: expiry keeps up and no turn waits for it
 CHARS_PER_TOKEN = 4  # an estimate: models count differently
 
@@ -49,12 +50,26 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE INDEX session_by_time ON session (at);
     """,
+    """
+    -- `calls`: of the client's tools, by the assistant in this turn; NULL where it answered.
+    ALTER TABLE turn ADD COLUMN calls TEXT;
+    -- What a run had done itself when it called the client's tools, by the ID of each of those calls.
+    CREATE TABLE work (
+        call TEXT PRIMARY KEY,
+        messages TEXT NOT NULL,
+        at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX work_by_time ON work (at);
+    """,
 )
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What a client said, and what it was answered. `previous` is the ID of the turn that it continues."""
+    """What a client said, and what it was answered. `previous` is the ID of the turn that it continues.
+
+    With `calls` (a chat message's `tool_calls`) the assistant waits for what the client's tools say.
+    """
 
     id: str
     session: str
@@ -62,6 +77,7 @@ class Turn:
     answer: str
     previous: str | None = None
     response: dict[str, Any] | None = None
+    calls: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,8 @@ class Sessions:
         since = self._since(at)
         with self._database.guarded() as connection:
             rows = connection.execute(
-                "SELECT said, answer FROM turn WHERE session = ? AND at > ? ORDER BY number DESC LIMIT ?",
+                "SELECT said, answer, calls FROM turn WHERE session = ? AND at > ? "
+                "ORDER BY number DESC LIMIT ?",
                 (session, since, bounds.turns),
             ).fetchall()
             return History(session, _within(rows, bounds), _config_of(connection, session, since))
@@ -121,20 +138,20 @@ class Sessions:
         since = self._since(at)
         with self._database.guarded() as connection:
             rows = connection.execute(
-                """WITH RECURSIVE chain (said, answer, previous, session, depth) AS (
-                       SELECT said, answer, previous, session, 1 FROM turn WHERE id = ? AND at > ?
+                """WITH RECURSIVE chain (said, answer, calls, previous, session, depth) AS (
+                       SELECT said, answer, calls, previous, session, 1 FROM turn WHERE id = ? AND at > ?
                        UNION ALL
-                       SELECT turn.said, turn.answer, turn.previous, turn.session, depth + 1
+                       SELECT turn.said, turn.answer, turn.calls, turn.previous, turn.session, depth + 1
                        FROM chain JOIN turn ON turn.id = chain.previous
                        WHERE turn.at > ? AND depth < ?
                    )
-                   SELECT said, answer, session FROM chain ORDER BY depth""",
+                   SELECT said, answer, calls, session FROM chain ORDER BY depth""",
                 (turn, since, since, bounds.turns),
             ).fetchall()
             if not rows:
                 raise UnknownTurnError(turn)
-            session = rows[0][2]
-            turns = [(said, answer) for said, answer, _ in rows]
+            session = rows[0][3]
+            turns = [(said, answer, calls) for said, answer, calls, _ in rows]
             return History(session, _within(turns, bounds), _config_of(connection, session, since))
 
     def assign(self, session: str, config: str, *, at: float | None = None) -> None:
@@ -151,14 +168,40 @@ class Sessions:
         """Adds a turn, and deletes some of what has expired."""
         moment = time.time() if at is None else at
         said, response = (None if part is None else _encoded(part) for part in (turn.said, turn.response))
+        calls = _encoded(turn.calls) if turn.calls else None
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO turn (id, session, previous, said, answer, response, at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (turn.id, turn.session, turn.previous, said, turn.answer, response, moment),
+                "INSERT INTO turn (id, session, previous, said, answer, calls, response, at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (turn.id, turn.session, turn.previous, said, turn.answer, calls, response, moment),
             )
             connection.execute("UPDATE session SET at = ? WHERE id = ?", (moment, turn.session))
             self._forget(connection, moment)
+
+    def keep_work(
+        self, calls: Sequence[str], messages: Sequence[Message], *, at: float | None = None
+    ) -> None:
+        """What a run had done itself before it made these calls (IDs) of the client's tools."""
+        moment, kept = (time.time() if at is None else at), _encoded(messages)
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO work (call, messages, at) VALUES (?, ?, ?)",
+                [(call, kept, moment) for call in calls],
+            )
+            connection.execute(
+                "DELETE FROM work WHERE call IN (SELECT call FROM work WHERE at <= ? LIMIT ?)",
+                (moment - self._ttl_seconds, EXPIRED_AT_ONCE),
+            )
+
+    def work_of(self, calls: Sequence[str], *, at: float | None = None) -> dict[str, list[Message]]:
+        """By call, for those calls of which it is known; of very many, the latest."""
+        asked = calls[-MAX_CALLS_ASKED:]
+        with self._database.guarded() as connection:
+            rows = connection.execute(
+                f"SELECT call, messages FROM work WHERE at > ? AND call IN ({','.join('?' * len(asked))})",  # noqa: S608 - question marks only
+                (self._since(at), *asked),
+            ).fetchall()
+        return {call: msgspec.json.decode(messages) for call, messages in rows}
 
     def response(self, turn: str, *, at: float | None = None) -> dict[str, Any]:
         """The response as it was answered. Raises UnknownTurnError."""
@@ -214,15 +257,26 @@ def _config_of(connection: sqlite3.Connection, session: str, since: float) -> st
     return None if row is None else str(row[0])
 
 
-def _within(newest_first: Sequence[tuple[str, str]], bounds: Bounds) -> list[Message]:
-    """Whole turns, the oldest left out, in the order in which they were said."""
+def _within(newest_first: Sequence[tuple[str, str, str | None]], bounds: Bounds) -> list[Message]:
+    """Whole turns, the oldest left out, in the order in which they were said.
+
+    The first one is none that answers calls of a turn that is left out: no model takes such a thing.
+    """
     left, turns = bounds.tokens * CHARS_PER_TOKEN, []
-    for said, answer in newest_first:
-        left -= len(said) + len(answer)
+    for said, answer, calls in newest_first:
+        left -= len(said) + len(answer) + len(calls or "")
         if left < 0:
             break
-        turns.append([*msgspec.json.decode(said), {"role": "assistant", "content": answer}])
+        turns.append([*msgspec.json.decode(said), _answered(answer, calls)])
+    while turns and turns[-1][0].get("role") == "tool":
+        turns.pop()
     return [message for turn in reversed(turns) for message in turn]
+
+
+def _answered(answer: str, calls: str | None) -> Message:
+    if calls is None:
+        return {"role": "assistant", "content": answer}
+    return {"role": "assistant", "content": answer or None, "tool_calls": msgspec.json.decode(calls)}
 
 
 def _encoded(value: Any) -> str:

@@ -6,12 +6,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evolving_agent.runtime.asked import Asked
+from evolving_agent.runtime.client_tools import of_chat
 from evolving_agent.runtime.errors import RequestError
+from evolving_agent.runtime.format_wire import of_response_format
 from evolving_agent.runtime.question import Question
 from evolving_agent.runtime.sampling import Sampling
 from evolving_agent.runtime.trace import RunResult
 from evolving_agent.runtime.wire import (
-    TEXT_ONLY,
     AnswerHead,
     details,
     event,
@@ -26,12 +28,9 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ResponseFormat(BaseModel):
-    type: str = "text"
-
-
 class ChatRequest(BaseModel):
-    """What is understood of a chat request. The agent's model, prompt and tools are the agent's own.
+    """What is understood of a chat request. The agent's model and prompt are the agent's own, and so are the
+    tools that it executes; those of the client are offered beside them.
 
     `model` may be anything; unknown fields are ignored, as other servers do.
     """
@@ -47,15 +46,19 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    response_format: ResponseFormat | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Any] | None = None
     metadata: dict[str, str] | None = None
 
     @classmethod
     def parse(cls, body: dict[str, Any]) -> ChatRequest:
         """Raises RefusedError."""
         parsed = validated(cls, body)
-        if parsed.response_format is not None and parsed.response_format.type != "text":
-            raise unsupported("response_format", TEXT_ONLY)
+        if parsed.functions:  # ignored, the client would wait for calls that never come
+            raise unsupported("functions", "functions is no longer known; send them as tools")
         return parsed
 
     @property
@@ -63,18 +66,30 @@ class ChatRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def question(self, session: str | None, *, dry_run: bool) -> Question:
-        """`session` is what the header says; it comes before the body's `metadata.session_id`."""
+        """`session` is what the header says; it comes before the body's `metadata.session_id`.
+
+        Raises RefusedError.
+        """
         return Question(
             messages=self.messages,
-            sampling=Sampling(self.temperature, self.top_p, self.max_completion_tokens or self.max_tokens),
+            asked=Asked(
+                Sampling(self.temperature, self.top_p, self.max_completion_tokens or self.max_tokens),
+                of_response_format(self.response_format),
+                of_chat(self.tools, self.tool_choice, self.parallel_tool_calls),
+            ),
             session=session or (self.metadata or {}).get("session_id") or None,
             dry_run=dry_run,
         )
 
 
 def completion(head: AnswerHead, result: RunResult) -> dict[str, Any]:
-    message = {"role": "assistant", "content": result.answer, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    message: dict[str, Any] = {"role": "assistant", "content": result.answer, "refusal": None}
+    if result.refused:
+        message |= {"content": None, "refusal": result.answer}
+    if result.client_calls:
+        calls = [call.in_message() for call in result.client_calls]
+        message |= {"content": result.answer or None, "tool_calls": calls}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(result)}
     return {
         "id": head.id,
         "object": "chat.completion",
@@ -84,6 +99,10 @@ def completion(head: AnswerHead, result: RunResult) -> dict[str, Any]:
         "usage": usage(result),
         "evolving_agents": details(head, result),
     }
+
+
+def finish_reason(result: RunResult) -> str:
+    return "tool_calls" if result.client_calls else "stop"
 
 
 def usage(result: RunResult) -> dict[str, int]:
@@ -109,7 +128,14 @@ class ChatStream:
         return event(self._chunk({"content": text}))
 
     def ending(self, result: RunResult) -> bytes:
-        last = event(self._chunk({}, "stop") | {"evolving_agents": details(self._head, result)})
+        last = event(self._chunk({"refusal": result.answer})) if result.refused else b""
+        for index, call in enumerate(result.client_calls):
+            begun = call.in_message() | {"function": {"name": call.name, "arguments": ""}}
+            last += event(self._chunk({"tool_calls": [{"index": index, **begun}]}))
+            said = {"index": index, "function": {"arguments": call.arguments}}
+            last += event(self._chunk({"tool_calls": [said]}))
+        end = self._chunk({}, finish_reason(result)) | {"evolving_agents": details(self._head, result)}
+        last += event(end)
         if self._with_usage:
             last += event(self._chunk({}) | {"choices": [], "usage": usage(result)})
         return last + DONE

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agents.models.fake_id import FAKE_RESPONSES_ID
+
 
 class InvalidMessagesError(ValueError):
     """The conversation cannot be understood; `param` names the place, as OpenAI's errors do."""
@@ -30,6 +32,7 @@ def parse_conversation(messages: Sequence[Any]) -> Conversation:
         raise InvalidMessagesError("messages must hold at least one message", "messages")
     items: list[Any] = []
     system: list[str] = []
+    open_calls: dict[str, str] = {}  # ID and name of those without a result
     query = ""
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
@@ -43,9 +46,15 @@ def parse_conversation(messages: Sequence[Any]) -> Conversation:
                 items.append({"role": "user", "content": _user_content(content, where)})
                 query = _text(content, where)
             case "assistant":
-                items.extend(_assistant_items(message, where))
+                said = _assistant_items(message, where)
+                items.extend(said)
+                open_calls |= {item["call_id"]: item["name"] for item in said if "call_id" in item}
             case "tool":
-                items.append(_tool_output(message, where))
+                output = _tool_output(message, where)
+                if open_calls.pop(output["call_id"], None) is None:
+                    problem = f"{where} answers a call that no message before it made: {output['call_id']!r}"
+                    raise InvalidMessagesError(problem, f"{where}.tool_call_id")
+                items.append(output)
             case role:
                 raise InvalidMessagesError(
                     f"{where}.role is {role!r}; it must be system, developer, user, assistant or tool",
@@ -53,6 +62,9 @@ def parse_conversation(messages: Sequence[Any]) -> Conversation:
                 )
     if not items:
         raise InvalidMessagesError("messages must hold a message of the user", "messages")
+    if open_calls:
+        waiting = ", ".join(f"{name} ({call!r})" for call, name in open_calls.items())
+        raise InvalidMessagesError(f"messages give no output for the call of {waiting}", "messages")
     return Conversation(items, "\n\n".join(system), query)
 
 
@@ -85,9 +97,11 @@ def _user_content(content: Any, where: str) -> Any:
 
 def _assistant_items(message: dict[str, Any], where: str) -> list[Any]:
     items: list[Any] = []
+    calls = message.get("tool_calls") or []
     if message.get("content") is not None:
-        items.append({"role": "assistant", "content": _text(message["content"], where)})
-    for index, call in enumerate(message.get("tool_calls") or []):
+        text = _text(message["content"], where)
+        items.append(_beside_calls(text) if calls else {"role": "assistant", "content": text})
+    for index, call in enumerate(calls):
         match call:
             case {"id": str(call_id), "function": {"name": str(name), "arguments": str(arguments)}}:
                 items.append(
@@ -99,6 +113,17 @@ def _assistant_items(message: dict[str, Any], where: str) -> list[Any]:
     if not items:
         raise InvalidMessagesError(f"{where} needs content or tool_calls", where)
     return items
+
+
+def _beside_calls(text: str) -> dict[str, Any]:
+    """As the model itself says it: the SDK keeps that in one message with the calls that follow."""
+    return {
+        "id": FAKE_RESPONSES_ID,  # the SDK takes it out where a server would look it up
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": text, "annotations": []}],
+    }
 
 
 def _tool_output(message: dict[str, Any], where: str) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from evolving_agent.memory.database import MemoryUnavailableError
 from evolving_agent.memory.sessions import Bounds, History, Message, Sessions, Turn, UnknownTurnError
 from evolving_agent.runtime.errors import RefusedError, RequestError
 from evolving_agent.runtime.metrics import Metrics
-from evolving_agent.runtime.question import Question
+from evolving_agent.runtime.question import INSTRUCTING, Question
+from evolving_agent.runtime.trace import RunResult
+from evolving_agent.runtime.unfinished import call_ids, with_work
 
 T = TypeVar("T")
-
-INSTRUCTING = ("system", "developer")  # said anew with each request, never part of a history
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,33 @@ class Conversations:
         except MemoryUnavailableError as error:
             self._lost("the arm of a session is not noted", error)
 
+    async def with_own_work(self, messages: list[Any]) -> list[Any]:
+        """The messages, and where they answer calls of a client's tools, what the agent did beside those.
+
+        Raises RequestError where that cannot be read now: the agent would do it again.
+        """
+        if not (calls := call_ids(messages)):
+            return messages
+        if self._broken:
+            raise _unreadable()
+        sessions = self._sessions
+        if sessions is None:
+            return messages
+        work = await self._read(lambda: sessions.work_of(calls))
+        return with_work(messages, work) if work else messages
+
+    async def keep_work(self, result: RunResult) -> None:
+        """So that the run which continues this one need not do it again; as `keep`."""
+        sessions, calls = self._sessions, [call.id for call in result.client_calls]
+        if sessions is None:
+            return
+        try:
+            await asyncio.to_thread(sessions.keep_work, calls, result.work)
+        except MemoryUnavailableError as error:
+            self._lost("the agent's own calls beside a client's are forgotten", error)
+
     async def keep(
-        self, question: Question, turn_id: str, past: Past, answer: str, response: dict[str, Any] | None
+        self, question: Question, turn_id: str, past: Past, result: RunResult, response: dict[str, Any] | None
     ) -> None:
         """Adds the turn, so that any pod can continue it. The answer goes out even where that fails."""
         if self._sessions is None:
@@ -88,9 +113,10 @@ class Conversations:
             id=turn_id,
             session=past.session or turn_id,
             said=[message for message in question.messages if message.get("role") not in INSTRUCTING],
-            answer=answer,
+            answer=result.answer,
             previous=question.continues,
             response=response,
+            calls=[call.in_message() for call in result.client_calls],
         )
         try:
             await asyncio.to_thread(self._sessions.keep, turn)

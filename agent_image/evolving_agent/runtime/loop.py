@@ -14,6 +14,7 @@ from agents import (
     ModelRefusalError,
     RunConfig,
     RunHooks,
+    RunItem,
     Runner,
     set_tracing_disabled,
 )
@@ -23,17 +24,19 @@ from evolving_agent.chat.endpoint import ModelEndpoint, ModelError
 from evolving_agent.chat.items import ResponseCreatedEvent, ResponseTextDeltaEvent
 from evolving_agent.contract.config import AgentConfig, ServedModel, ToolUseBehavior
 from evolving_agent.memory.graph import Memory, MemoryUnavailableError, as_prompt
+from evolving_agent.runtime.asked import NOTHING_ASKED, Asked
 from evolving_agent.runtime.conversation import Conversation, parse_conversation
 from evolving_agent.runtime.observed_model import ObservedModel
-from evolving_agent.runtime.sampling import UNASKED, Sampling
 from evolving_agent.runtime.specialists import TeamModels
 from evolving_agent.runtime.team import Teams
 from evolving_agent.runtime.tools.invocation import RunScope, ToolError
 from evolving_agent.runtime.tools.toolbox import Toolbox
 from evolving_agent.runtime.trace import RunResult, RunTrace
+from evolving_agent.runtime.unfinished import own_work
 from evolving_agent.store.records import ToolCall
 
 logger = logging.getLogger(__name__)
+_SEPARATOR = "\n\n"  # between what the model says in two calls
 set_tracing_disabled(True)  # the SDK would send traces to OpenAI
 
 
@@ -84,7 +87,7 @@ class AgentRun:
         teams: Teams,
         scope: RunScope,
         *,
-        sampling: Sampling = UNASKED,
+        asked: Asked = NOTHING_ASKED,
         deadline: float | None = None,
     ) -> None:
         """`deadline` (of `time.monotonic()`) bounds the pauses before the model is asked again."""
@@ -93,7 +96,7 @@ class AgentRun:
         self._conversation = conversation
         self._endpoint = endpoint
         self._teams = teams
-        self._sampling = sampling
+        self._asked = asked
         self._deadline = deadline
 
     async def result(self) -> RunResult:
@@ -103,7 +106,7 @@ class AgentRun:
             result = await Runner.run(**arguments)
         except AgentsException as misbehaviour:
             return self._cut_short(misbehaviour)
-        return RunResult.of(self.scope.trace, str(result.final_output or ""))
+        return self._ended(str(result.final_output or ""), result.new_items)
 
     async def stream(self) -> AsyncGenerator[str | RunResult]:
         """Pieces of the answer as they come, the RunResult last. Raises ModelError."""
@@ -113,23 +116,41 @@ class AgentRun:
             async for event in streamed.stream_events():
                 if event.type == "raw_response_event" and (piece := pieces.of(event.data)):
                     yield piece
-            result = RunResult.of(self.scope.trace, str(streamed.final_output or ""))
+            answer = str(streamed.final_output or "")
+            said = pieces.said + pieces.missing(answer)
+            result = self._ended(answer, streamed.new_items, said)
         except AgentsException as misbehaviour:
             result = self._cut_short(misbehaviour)
         finally:
             streamed.cancel()  # stops the run where the client went away; nothing after its end
-        if rest := pieces.missing(result.answer):
+        if not result.refused and (rest := pieces.missing(result.answer)):
             yield rest
         yield result
+
+    def _ended(self, answer: str, items: Sequence[RunItem], said: str | None = None) -> RunResult:
+        """`said` is all that the client read of a stream, where the answer is its end."""
+        if self.scope.trace.client_calls:
+            return self._handed_over(items)
+        read = answer if said is None else said
+        problem = self._asked.format.problem(read) if self._asked.format else None
+        return RunResult.of(self.scope.trace, answer, f"AnswerFormat: {problem}" if problem else None)
+
+    def _handed_over(self, items: Sequence[RunItem]) -> RunResult:
+        trace = self.scope.trace
+        calls = tuple(trace.client_calls)
+        result = RunResult.of(trace, trace.client_text)
+        return replace(result, client_calls=calls, work=own_work(items, calls))
 
     def _cut_short(self, error: AgentsException) -> RunResult:
         """The model's latest text stands as the answer of a run that the model itself spoilt."""
         trace = self.scope.trace
+        if trace.client_calls:
+            return self._handed_over(error.run_data.new_items if error.run_data else ())
         match error:
             case MaxTurnsExceeded():
                 why = f"TooManyTurns: no final answer after {self._max_model_calls} calls of the model"
             case ModelRefusalError(refusal=refusal):
-                return RunResult.of(trace, refusal, "Refused: the model refused to answer")
+                return RunResult.of(trace, refusal, "Refused: the model refused to answer", refused=True)
             case _:
                 why = f"ModelBehavior: {error}"
         return RunResult.of(trace, trace.last_text, why)
@@ -149,10 +170,10 @@ class AgentRun:
             "context": replace(scope, ask_specialist=self._ask_specialist),
             "max_turns": self._max_model_calls,
             "hooks": _AgentPath(scope.trace),
-            "run_config": self._run_config(scope.trace),
+            "run_config": self._run_config(scope.trace, self._asked),
         }
 
-    def _run_config(self, trace: RunTrace) -> RunConfig:
+    def _run_config(self, trace: RunTrace, asked: Asked) -> RunConfig:
         final = self._config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL
 
         def observed(served: ServedModel, endpoint: ModelEndpoint) -> ObservedModel:
@@ -160,7 +181,7 @@ class AgentRun:
                 served,
                 endpoint,
                 trace,
-                sampling=self._sampling,
+                asked=asked,
                 deadline=self._deadline,
                 final_on_unknown_tool=final,
             )
@@ -180,7 +201,7 @@ class AgentRun:
                 question,
                 context=replace(self.scope, trace=inner),
                 max_turns=self._max_model_calls,
-                run_config=self._run_config(inner),
+                run_config=self._run_config(inner, self._asked.only_sampling),
             )
         except (AgentsException, ModelError) as error:
             raise ToolError(f"{specialist.name} could not answer: {error}") from error
@@ -197,26 +218,29 @@ class _Pieces:
     """The streamed text: that of the model's calls in turn, and the answer where it was none of theirs."""
 
     def __init__(self) -> None:
+        self._before = ""  # of the calls before this one
         self._current = ""
-        self._any = False
-        self._separate = False
+
+    @property
+    def said(self) -> str:
+        """All of it so far, as the client reads it."""
+        return self._before + (_SEPARATOR if self._before and self._current else "") + self._current
 
     def of(self, event: object) -> str:
         if isinstance(event, ResponseCreatedEvent):
-            self._current, self._separate = "", self._any
+            self._before, self._current = self.said, ""
             return ""
         if not isinstance(event, ResponseTextDeltaEvent) or not event.delta:
             return ""
-        piece = ("\n\n" if self._separate else "") + event.delta
+        piece = (_SEPARATOR if self._before and not self._current else "") + event.delta
         self._current += event.delta
-        self._any, self._separate = True, False
         return piece
 
     def missing(self, answer: str) -> str:
         """What is still to send once the final answer is known: a tool's result was never streamed."""
         if not answer or self._current == answer:
             return ""
-        return ("\n\n" if self._any else "") + answer
+        return (_SEPARATOR if self._before or self._current else "") + answer
 
 
 class _AgentPath(RunHooks[RunScope]):

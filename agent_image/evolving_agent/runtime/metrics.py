@@ -42,6 +42,9 @@ class Metrics:
         self.tool_calls = counter(
             "tool_calls", "Calls of tools: ok, cut, error, stubbed.", *RUN_LABELS, "tool", "outcome"
         )
+        self.client_tool_calls = counter(
+            "client_tool_calls", "Calls of tools that clients brought, left to them.", *RUN_LABELS
+        )
         self.tool_usable = gauge(
             "tool_usable", "0: the functions behind a tool cannot be had, it is served without.", "tool"
         )

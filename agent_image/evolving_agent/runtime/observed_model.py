@@ -21,6 +21,7 @@ from agents import (
     Tool,
 )
 from agents.agent_output import AgentOutputSchemaBase
+from agents.exceptions import AgentsException
 from agents.items import TResponseInputItem, TResponseStreamEvent
 from agents.models.chatcmpl_converter import Converter
 from typing_extensions import override
@@ -34,16 +35,24 @@ from evolving_agent.chat.items import (
     ResponseOutputText,
 )
 from evolving_agent.contract.config import ModelAPI, ServedModel
-from evolving_agent.runtime.sampling import Sampling
-from evolving_agent.runtime.trace import RunTrace
+from evolving_agent.runtime.asked import Asked
+from evolving_agent.runtime.trace import ClientCall, RunTrace
 from evolving_agent.runtime.tracing import Span, model_span
 from evolving_agent.store.records import ToolCall
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+class ClientsTurnError(AgentsException):
+    """The model has called tools of the client: the run goes on with the client's next request."""
+
+
 class ObservedModel(Model):
     """One run's model. Errors of the endpoint come out as ModelError.
+
+    Tools of the client are offered here, beside those of the SDK's agents, and calls of them go into the
+    trace instead of the loop. The agent's own calls of the same answer are still executed; then the loop
+    asks again, and gets ClientsTurnError. A hand-off waits: the next run can make it.
 
     Small models call tools that do not exist, and small servers repeat or forget call IDs: neither may
     end a run with an error. With `final_on_unknown_tool`, a call of an unknown tool ends the run with
@@ -56,7 +65,7 @@ class ObservedModel(Model):
         endpoint: ModelEndpoint,
         trace: RunTrace,
         *,
-        sampling: Sampling,
+        asked: Asked,
         deadline: float | None,
         final_on_unknown_tool: bool,
     ) -> None:
@@ -67,7 +76,9 @@ class ObservedModel(Model):
         self._endpoint = endpoint
         self._api = served.api
         self._trace = trace
-        self._sampling = sampling
+        self._asked = asked
+        self._client_tools: list[Tool] = [*asked.tools.as_function_tools()] if asked.tools else []
+        self._client_names = asked.tools.names if asked.tools else frozenset[str]()
         self._deadline = deadline
         self._final_on_unknown_tool = final_on_unknown_tool
 
@@ -93,7 +104,7 @@ class ObservedModel(Model):
                             system_instructions,
                             input,
                             self._settings(model_settings, span),
-                            tools,
+                            [*tools, *self._client_tools],
                             output_schema,
                             handoffs,
                             tracing,
@@ -134,7 +145,7 @@ class ObservedModel(Model):
                             system_instructions,
                             input,
                             self._settings(model_settings, span),
-                            tools,
+                            [*tools, *self._client_tools],
                             output_schema,
                             handoffs,
                             tracing,
@@ -174,9 +185,15 @@ class ObservedModel(Model):
 
     def _settings(self, of_agent: ModelSettings, span: Span) -> ModelSettings:
         """Those of the agent with what the client asked for, in the form that the model takes."""
-        settings = self._sampling.applied_to(of_agent)
+        settings = self._asked.sampling.applied_to(of_agent)
         if headers := span.headers():
             settings = replace(settings, extra_headers=headers)
+        if self._asked.format is not None:
+            settings = _with_extra(settings, self._asked.format.settings(self._api))
+        if (offer := self._asked.tools) is not None:
+            # not the SDK's own settings: it takes names like web_search for tools of OpenAI's
+            settings = _with_extra(settings, offer.settings(self._api))
+            settings = replace(settings, parallel_tool_calls=offer.parallel)
         limit = settings.max_tokens
         if (
             limit is None
@@ -184,10 +201,12 @@ class ObservedModel(Model):
             or not self._endpoint.wants_completion_tokens(self._id)
         ):
             return settings
-        extra = {**(settings.extra_args or {}), "max_completion_tokens": limit}
-        return replace(settings, max_tokens=None, extra_args=extra)
+        return replace(_with_extra(settings, {"max_completion_tokens": limit}), max_tokens=None)
 
     def _observe_call(self, system: str | None, tools: list[Tool], handoffs: list[Handoff[Any, Any]]) -> None:
+        """Raises ClientsTurnError."""
+        if self._trace.client_calls:
+            raise ClientsTurnError
         self._trace.model_calls += 1
         if self._trace.model_calls == 1:
             self._trace.system = system or ""
@@ -197,17 +216,31 @@ class ObservedModel(Model):
     def _made_safe(
         self, output: list[Any], tools: list[Tool], handoffs: list[Handoff[Any, Any]]
     ) -> list[Any]:
-        """The output with unique call IDs; hand-offs and unknown tools are entered into the trace."""
+        """What the loop is to see: unique call IDs, no calls of the client's tools.
+
+        Those, hand-offs and unknown tools are entered into the trace.
+        """
         tool_names = {tool.name for tool in tools}
         targets = {handoff.tool_name: handoff.agent_name for handoff in handoffs}
         text = _text_of(output)
         self._trace.last_text = text or self._trace.last_text
         kept: list[Any] = []
+        is_clients_turn = self._client_names and any(
+            isinstance(item, ResponseFunctionToolCall) and item.name in self._client_names for item in output
+        )
+        if is_clients_turn:
+            self._trace.client_text = text
         for item in output:
             if isinstance(item, ResponseFunctionToolCall):
                 item.call_id = self._unique(item.call_id)
                 item.arguments = _well_formed(item.arguments)
+                if item.name in self._client_names:
+                    self._trace.client_calls.append(ClientCall(item.name, item.arguments))
+                    continue
                 if item.name in targets:
+                    if is_clients_turn:
+                        self._trace.tool_calls.append(_put_off(item.name))
+                        continue
                     call = ToolCall(name=item.name, arguments={}, result=targets[item.name])
                     self._trace.tool_calls.append(call)
                 elif item.name not in tool_names:
@@ -236,6 +269,14 @@ def _well_formed(arguments: str) -> str:
         return json.dumps(json.loads(arguments), ensure_ascii=False).encode(errors="replace").decode()
     except ValueError:
         return arguments  # no JSON at all: the tool says so
+
+
+def _with_extra(settings: ModelSettings, extra: dict[str, Any]) -> ModelSettings:
+    return replace(settings, extra_args={**(settings.extra_args or {}), **extra}) if extra else settings
+
+
+def _put_off(name: str) -> ToolCall:
+    return ToolCall(name=name, arguments={}, error="put off: tools of the client were called beside it")
 
 
 def _unknown(name: str, known: Collection[str]) -> ToolCall:

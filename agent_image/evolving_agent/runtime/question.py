@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from evolving_agent.runtime.sampling import UNASKED, Sampling
+from evolving_agent.runtime.asked import NOTHING_ASKED, Asked
+from evolving_agent.runtime.unfinished import call_ids, calls_tools
+
+INSTRUCTING = ("system", "developer")  # said anew with each request, never part of a history
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,7 @@ class Question:
     """`messages` are OpenAI's chat messages: of a session, or of a chain of responses, the new ones alone."""
 
     messages: list[dict[str, Any]]
-    sampling: Sampling = UNASKED
+    asked: Asked = NOTHING_ASKED
     session: str | None = None  # whose history comes before the messages
     continues: str | None = None  # the response before the messages
     keep: bool = False  # the answer is to be continued later
@@ -23,10 +27,32 @@ class Question:
 
     @property
     def brings_history(self) -> bool:
-        """Whether the client itself says what was answered before, as clients without sessions do."""
-        return self.continues is None and any(
-            message.get("role") == "assistant" for message in self.messages if isinstance(message, dict)
-        )
+        """Whether the client itself says what was answered before, as clients without sessions do.
+
+        The calls that it answers first of all are no history: some clients repeat them, some do not.
+        """
+        if self.continues is not None:
+            return False
+        said = self._said
+        if said and calls_tools(said[0]):
+            said = said[1:]
+        return any(message.get("role") == "assistant" for message in said)
+
+    def after(self, past: Sequence[dict[str, Any]]) -> Question:
+        """The question without calls that it repeats from the end of what was said before."""
+        said = self._said
+        ids = call_ids(said[:1])
+        if not past or not ids or ids != call_ids(past[-1:]):
+            return self
+        return replace(self, messages=[message for message in self.messages if message is not said[0]])
+
+    @property
+    def _said(self) -> list[dict[str, Any]]:
+        return [
+            message
+            for message in self.messages
+            if isinstance(message, dict) and message.get("role") not in INSTRUCTING
+        ]
 
     @property
     def is_kept(self) -> bool:

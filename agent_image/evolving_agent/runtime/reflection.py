@@ -91,7 +91,7 @@ def query_of(episode: Episode) -> str:
 
 def reflection_messages(episode: Episode) -> list[dict[str, str]]:
     """The prompt of the call after a run."""
-    calls = [
+    calls = _client_calls(episode.messages) + [
         {"name": call.name, "arguments": call.arguments, "result": call.result or call.error}
         for call in episode.tool_calls
     ]
@@ -101,6 +101,22 @@ def reflection_messages(episode: Episode) -> list[dict[str, str]]:
         f"Answer:\n{_quoted(episode.answer)}"
     )
     return [{"role": "system", "content": _INSTRUCTIONS}, {"role": "user", "content": account}]
+
+
+def _client_calls(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Calls that were made since the user's latest word, with what came out: the answer rests on them too."""
+    calls: dict[str, dict[str, Any]] = {}
+    for message in messages:
+        match message:
+            case {"role": "user"}:
+                calls.clear()
+            case {"role": "assistant", "tool_calls": [*made]}:
+                for call in made:
+                    function = call["function"]
+                    calls[call["id"]] = {"name": function["name"], "arguments": function["arguments"]}
+            case {"role": "tool", "tool_call_id": str(call_id), "content": content} if call_id in calls:
+                calls[call_id]["result"] = content
+    return list(calls.values())
 
 
 def parse_reflection(text: str) -> ReflectionFields | None:

@@ -60,6 +60,9 @@ class Reflector:
         settings = arm.config.reflection
         if settings.mode not in (ReflectionMode.AFTER_RUN, ReflectionMode.BOTH):
             return
+        if episode.client_calls:  # the answer is yet to come
+            self._metrics.reflections_skipped.labels("clients_turn").inc()
+            return
         if not falls_into(settings.sample_percent, episode.id, "reflection"):
             self._metrics.reflections_skipped.labels("sampled_out").inc()
             return

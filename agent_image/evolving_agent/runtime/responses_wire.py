@@ -1,4 +1,4 @@
-"""The Responses API on the wire: text in, text out; what it calls items becomes chat messages and back."""
+"""The Responses API on the wire: what it calls items becomes chat messages and back."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evolving_agent.runtime.asked import Asked
+from evolving_agent.runtime.client_tools import of_responses
 from evolving_agent.runtime.errors import RefusedError, RequestError
+from evolving_agent.runtime.format_wire import of_text_format
 from evolving_agent.runtime.question import Question
 from evolving_agent.runtime.sampling import Sampling
-from evolving_agent.runtime.trace import RunResult
+from evolving_agent.runtime.trace import ClientCall, RunResult
 from evolving_agent.runtime.wire import (
-    TEXT_ONLY,
     AnswerHead,
     details,
     event,
@@ -38,16 +40,13 @@ class ConversationRef(BaseModel):
     id: str = Field(min_length=1)
 
 
-class TextFormat(BaseModel):
-    type: str = "text"
-
-
 class TextSettings(BaseModel):
-    format: TextFormat = TextFormat()
+    format: dict[str, Any] | None = None
 
 
 class ResponsesRequest(BaseModel):
-    """What is understood of a request; the agent's model, prompt and tools are the agent's own.
+    """What is understood of a request. The agent's model and prompt are the agent's own, and so are the tools
+    that it executes; those of the client are offered beside them.
 
     `instructions` follow the agent's, for this one response. Unknown fields are ignored.
     """
@@ -65,6 +64,9 @@ class ResponsesRequest(BaseModel):
     top_p: float | None = Field(default=None, ge=0, le=1)
     max_output_tokens: int | None = Field(default=None, ge=1)
     text: TextSettings | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     background: bool | None = None
     metadata: dict[str, str] | None = None
 
@@ -72,8 +74,6 @@ class ResponsesRequest(BaseModel):
     def parse(cls, body: dict[str, Any]) -> ResponsesRequest:
         """Raises RefusedError."""
         parsed = validated(cls, body)
-        if parsed.text is not None and parsed.text.format.type != "text":
-            raise unsupported("text.format", TEXT_ONLY)
         if parsed.background:
             raise unsupported("background", "this agent answers while its client waits; leave background out")
         if parsed.previous_response_id and parsed.conversation:
@@ -101,7 +101,11 @@ class ResponsesRequest(BaseModel):
         named = self.conversation_id or session or (self.metadata or {}).get("session_id") or None
         return Question(
             messages=said,
-            sampling=Sampling(self.temperature, self.top_p, self.max_output_tokens),
+            asked=Asked(
+                Sampling(self.temperature, self.top_p, self.max_output_tokens),
+                of_text_format(self.text.format if self.text else None),
+                of_responses(self.tools, self.tool_choice, self.parallel_tool_calls),
+            ),
             session=named,
             continues=completion_id(self.previous_response_id) if self.previous_response_id else None,
             keep=self.is_stored,
@@ -116,7 +120,13 @@ def messages_of(given: str | list[dict[str, Any]]) -> list[Message]:
         return [{"role": "user", "content": given}]
     messages: list[Message] = []
     for index, item in enumerate(given):
-        messages.extend(_messages_of_item(item, f"input[{index}]"))
+        for message in _messages_of_item(item, f"input[{index}]"):
+            if "tool_calls" in message and messages and messages[-1]["role"] == "assistant":
+                # chat messages say in one what the model said at once
+                calls = [*messages[-1].get("tool_calls", ()), *message["tool_calls"]]
+                messages[-1] = {**messages[-1], "tool_calls": calls}
+            else:
+                messages.append(message)
     return messages
 
 
@@ -184,8 +194,7 @@ class ResponsesAnswer:
             "total_tokens": result.input_tokens + result.output_tokens,
         }
         more = {"usage": used, "evolving_agents": details(self._head, result)}
-        # a stream also showed what the model said before it called a tool: there all of it is the answer
-        return self._response("completed", [self._item("completed", self._text or result.answer)], **more)
+        return self._response("completed", self._output(result), **more)
 
     def kept(self, result: RunResult) -> dict[str, Any]:
         """What `GET /v1/responses/{id}` shows."""
@@ -193,25 +202,23 @@ class ResponsesAnswer:
 
     def opening(self) -> bytes:
         response = self._response("in_progress", [])
-        return (
-            self._event("response.created", response=response)
-            + self._event("response.in_progress", response=response)
-            + self._event("response.output_item.added", output_index=0, item=self._item("in_progress", None))
-            + self._part_event("response.content_part.added", part=_part(""))
+        return self._event("response.created", response=response) + self._event(
+            "response.in_progress", response=response
         )
 
     def piece(self, text: str) -> bytes:
+        begun = b"" if self._text else self._message_begins(_part(""))
         self._text += text
-        return self._part_event("response.output_text.delta", delta=text, logprobs=[])
+        return begun + self._part_event("response.output_text.delta", delta=text, logprobs=[])
 
     def ending(self, result: RunResult) -> bytes:
-        said = self._text
-        return (
-            self._part_event("response.output_text.done", text=said, logprobs=[])
-            + self._part_event("response.content_part.done", part=_part(said))
-            + self._event("response.output_item.done", output_index=0, item=self._item("completed", said))
-            + self._event("response.completed", response=self.whole(result))
-        )
+        events = b""
+        for index, item in enumerate(self._output(result)):
+            if item["type"] == "function_call":
+                events += self._call_events(index, item)
+            else:
+                events += self._message_ends(item)
+        return events + self._event("response.completed", response=self.whole(result))
 
     def failure(self, error: RequestError) -> bytes:
         said = error.body["error"]
@@ -220,15 +227,62 @@ class ResponsesAnswer:
             self._event("error", code=said["code"], message=said["message"], param=said["param"])
         )
 
+    def _output(self, result: RunResult) -> list[dict[str, Any]]:
+        """What the model said, then its calls of the client's tools; at least one item.
+
+        A stream also showed what the model said before it called a tool: there all of it is the answer.
+        """
+        text = self._text or ("" if result.refused else result.answer)
+        parts = [_part(text)] if text else []
+        if result.refused:
+            parts.append({"type": "refusal", "refusal": result.answer})
+        elif not parts and not result.client_calls:
+            parts.append(_part(""))
+        message = [self._item("completed", parts)] if parts else []
+        return [*message, *(_call_item(call) for call in result.client_calls)]
+
+    def _message_begins(self, part: dict[str, Any]) -> bytes:
+        item = self._item("in_progress", [])
+        return self._event("response.output_item.added", output_index=0, item=item) + self._part_event(
+            "response.content_part.added", part=part
+        )
+
+    def _message_ends(self, item: dict[str, Any]) -> bytes:
+        events = b""
+        for index, part in enumerate(item["content"]):
+            if part["type"] == "refusal":
+                empty = part | {"refusal": ""}
+                begun = self._part_event("response.content_part.added", index, part=empty)
+                events += begun if index else self._message_begins(empty)
+                said = part["refusal"]
+                events += self._part_event("response.refusal.delta", index, delta=said)
+                events += self._part_event("response.refusal.done", index, refusal=said)
+            else:
+                events += b"" if self._text else self._message_begins(_part(""))
+                events += self._part_event("response.output_text.done", index, text=part["text"], logprobs=[])
+            events += self._part_event("response.content_part.done", index, part=part)
+        return events + self._event("response.output_item.done", output_index=0, item=item)
+
+    def _call_events(self, index: int, item: dict[str, Any]) -> bytes:
+        place = {"output_index": index, "item_id": item["id"]}
+        begun = item | {"status": "in_progress", "arguments": ""}
+        given = item["arguments"]
+        kind = "response.function_call_arguments"
+        return (
+            self._event("response.output_item.added", output_index=index, item=begun)
+            + self._event(f"{kind}.delta", **place, delta=given)
+            + self._event(f"{kind}.done", **place, name=item["name"], arguments=given)
+            + self._event("response.output_item.done", output_index=index, item=item)
+        )
+
     def _event(self, kind: str, **data: Any) -> bytes:
         number, self._sent = self._sent, self._sent + 1
         return event({"type": kind, "sequence_number": number, **data}, kind)
 
-    def _part_event(self, kind: str, **data: Any) -> bytes:
-        return self._event(kind, item_id=self._item_id, output_index=0, content_index=0, **data)
+    def _part_event(self, kind: str, part_index: int = 0, **data: Any) -> bytes:
+        return self._event(kind, item_id=self._item_id, output_index=0, content_index=part_index, **data)
 
-    def _item(self, status: str, text: str | None) -> dict[str, Any]:
-        content = [] if text is None else [_part(text)]
+    def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "id": self._item_id,
             "type": "message",
@@ -252,18 +306,29 @@ class ResponsesAnswer:
             "metadata": request.metadata or {},
             "model": self._head.model,
             "output": output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
             "previous_response_id": request.previous_response_id,
             "conversation": {"id": conversation} if conversation else None,
             "store": self._stored,
             "temperature": request.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "text": {"format": (request.text and request.text.format) or {"type": "text"}},
+            "tool_choice": request.tool_choice or "auto",
+            "tools": request.tools or [],
             "top_p": request.top_p,
             "usage": None,
             **more,
         }
+
+
+def _call_item(call: ClientCall) -> dict[str, Any]:
+    return {
+        "id": f"fc_{call.id.removeprefix('call_')}",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": call.arguments,
+    }
 
 
 def _part(text: str) -> dict[str, Any]:

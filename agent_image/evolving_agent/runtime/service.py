@@ -15,6 +15,7 @@ from evolving_agent.memory.graph import Memory, MemoryUnavailableError
 from evolving_agent.memory.learning import learn_from
 from evolving_agent.memory.sessions import estimated_tokens
 from evolving_agent.runtime.admission import RETRY_AFTER_SECONDS, Admission, BusyError
+from evolving_agent.runtime.asked import Asked
 from evolving_agent.runtime.configuration import Configuration
 from evolving_agent.runtime.conversation import Conversation, InvalidMessagesError, parse_conversation
 from evolving_agent.runtime.conversations import Conversations, Past
@@ -26,6 +27,7 @@ from evolving_agent.runtime.metrics import UNKNOWN_TOOL, Metrics
 from evolving_agent.runtime.question import Question
 from evolving_agent.runtime.reflection import Reflected, reflection_fields, reflection_record
 from evolving_agent.runtime.reflector import Reflector
+from evolving_agent.runtime.sampling import UNASKED
 from evolving_agent.runtime.served import ServedTally
 from evolving_agent.runtime.shadow import Shadow
 from evolving_agent.runtime.team import Teams
@@ -123,9 +125,11 @@ class AgentService:
         if question.keep and past.session is None:
             past = replace(past, session=episode)  # a chain of responses begins a session of its own
         arm = answering_arm(self.configuration, past.session or episode, past.config)
+        await self._refuse_taken_names(arm, question.asked)
         if question.is_kept and past.session is not None and past.config != arm.config_hash:
             await self.conversations.assign(past.session, arm.config_hash)
-        messages = [*past.messages, *question.messages]
+        question = question.after(past.messages)
+        messages = await self.conversations.with_own_work([*past.messages, *question.messages])
         try:
             conversation = parse_conversation(messages)
         except InvalidMessagesError as error:
@@ -166,8 +170,10 @@ class AgentService:
 
     async def keep(self, work: Work, result: RunResult, response: dict[str, Any] | None = None) -> None:
         """Keeps an answer that can be continued, before the client learns of it and can do so."""
+        if result.work and not work.question.dry_run:
+            await self.conversations.keep_work(result)
         if work.question.is_kept:
-            await self.conversations.keep(work.question, work.head.id, work.past, result.answer, response)
+            await self.conversations.keep(work.question, work.head.id, work.past, result, response)
 
     async def feedback(self, feedback: Feedback) -> ReflectionRecord:
         """Keeps a person's word on an answer. Raises RequestError where no such answer is in the log."""
@@ -190,6 +196,8 @@ class AgentService:
 
     def _check_length(self, question: Question) -> None:
         tokens, limit = estimated_tokens(question.messages), self._limits.max_input_tokens
+        if question.asked.tools is not None:
+            tokens += estimated_tokens(question.asked.tools.definitions)
         if tokens > limit:
             raise RefusedError(
                 "too_long",
@@ -206,11 +214,14 @@ class AgentService:
         if not scope.dry_run:
             scope = self._with_reflections(scope, arm, conversation.query)
         endpoint = self._endpoints.of(arm.config.model)
-        sampling = question.sampling
-        run = AgentRun(
-            arm.config, conversation, endpoint, self._teams, scope, sampling=sampling, deadline=deadline
-        )
+        asked = question.asked
+        run = AgentRun(arm.config, conversation, endpoint, self._teams, scope, asked=asked, deadline=deadline)
         return run, endpoint
+
+    async def _refuse_taken_names(self, arm: Arm, asked: Asked) -> None:
+        """Raises RefusedError where a tool of the client has the name of one that the agent has."""
+        if asked.tools is not None:
+            asked.tools.refuse_names(await self._teams.names(arm.config))
 
     async def _admitted(self, work: Work, ask: Ask, emit: Callable[[str], None]) -> RunResult:
         try:
@@ -307,6 +318,7 @@ class AgentService:
             if not work.question.dry_run:
                 self.served.ended(work.arm, "fell_back")
             self._metrics.upstream_errors.labels(work.head.model, error.reason).inc()
+        await self._refuse_taken_names(instead, work.question.asked)
         config = instead.config
         work.arm = instead
         work.head = replace(work.head, model=config.model.id, revision=config.revision, arm=instead.name)
@@ -325,7 +337,7 @@ class AgentService:
         await self._log.append_episode(episode)
         self._reflector.consider(work.arm, episode, work.endpoint)
         if work.arm.name == ACTIVE and (arm := shadow_arm(self.configuration, episode.id)):
-            self._shadow.show(arm, episode)
+            self._shadow.show(arm, episode, work.question.asked)
 
     async def _failed(self, work: Work, error: str) -> None:
         if not work.question.dry_run:
@@ -343,11 +355,17 @@ class AgentService:
             session=work.past.session,
             messages=work.messages,
             seconds=round(time.monotonic() - work.started, 4),
+            **_of_asked(work.question.asked),
             **_of_result(result),
         )
 
-    async def _run_shadow(self, arm: Arm, live: Episode) -> None:
-        """Answers a live request again with the candidate; its tools that write repeat the live results."""
+    async def _run_shadow(self, arm: Arm, live: Episode, asked: Asked) -> None:
+        """Answers a live request again with the candidate; its tools that write repeat the live results.
+
+        It may call the client's tools too: that is in its episode, and goes no further. Raises RefusedError.
+        """
+        await self._refuse_taken_names(arm, asked)
+        asked = replace(asked, sampling=UNASKED)
         started = time.perf_counter()
         scope = RunScope(RunTrace(), self._memory, dry_run=True, replay=tuple(live.tool_calls))
         endpoint = self._endpoints.of(arm.config.model)
@@ -358,7 +376,7 @@ class AgentService:
             async with asyncio.timeout(seconds_left):
                 conversation = parse_conversation(live.messages)
                 result = await AgentRun(
-                    arm.config, conversation, endpoint, self._teams, scope, deadline=deadline
+                    arm.config, conversation, endpoint, self._teams, scope, asked=asked, deadline=deadline
                 ).result()
             outcome = "agent_error" if result.error else "ok"
         except ModelError as error:
@@ -383,6 +401,7 @@ class AgentService:
                 messages=live.messages,
                 seconds=round(seconds, 4),
                 shadow_of=live.id,
+                **_of_asked(asked),
                 **_of_result(result),
             )
         )
@@ -427,6 +446,8 @@ class AgentService:
             outcome = "stubbed" if call.stubbed else "error" if call.error else "cut" if call.cut else "ok"
             tool = UNKNOWN_TOOL if call.name in trace.unknown_tools else call.name
             self._metrics.tool_calls.labels(*labels, tool, outcome).inc()
+        if trace.client_calls:
+            self._metrics.client_tool_calls.labels(*labels).inc(len(trace.client_calls))
         for specialist in trace.agent_path[1:]:
             self._metrics.handoffs.labels(*labels, specialist).inc()
         if trace.recall is not None:
@@ -435,6 +456,14 @@ class AgentService:
 
 async def _single(run: AgentRun) -> AsyncGenerator[str | RunResult]:
     yield await run.result()
+
+
+def _of_asked(asked: Asked) -> dict[str, Any]:
+    """The fields of an episode that the client's wishes fill."""
+    return {
+        "client_tools": asked.tools.definitions if asked.tools else [],
+        "answer_format": asked.format.of_chat() if asked.format else None,
+    }
 
 
 def _of_result(result: RunResult) -> dict[str, Any]:
@@ -446,6 +475,7 @@ def _of_result(result: RunResult) -> dict[str, Any]:
         "tool_calls": list(result.tool_calls),
         "agent_path": list(result.agent_path),
         "answer": result.answer,
+        "client_calls": [call.in_message() for call in result.client_calls],
         "error": result.error,
         "input_tokens": result.input_tokens,
         "output_tokens": result.output_tokens,

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from agents import Agent, ModelSettings, RunContextWrapper
+from agents import Agent, Handoff, ModelSettings, RunContextWrapper
 
 from evolving_agent.contract.config import AgentConfig, ReflectionMode, SpecialistMode, ToolUseBehavior
 from evolving_agent.contract.tools import BuiltinName, BuiltinTool, Tool
@@ -53,6 +53,13 @@ class Teams:
             while len(self._built) > MAX_BUILT:
                 self._built.popitem(last=False)
         return known.main
+
+    async def names(self, config: AgentConfig) -> frozenset[str]:
+        """Of all that the model may call, under the main agent or one that it hands over to."""
+        main = await self.of(config)
+        agents = [main, *(agent for agent in main.handoffs if isinstance(agent, Agent))]
+        tools = {tool.name for agent in agents for tool in agent.tools}
+        return frozenset(tools | {Handoff.default_tool_name(agent) for agent in agents[1:]})
 
     def _build(self, config: AgentConfig, definitions: Definitions) -> Agent[RunScope]:
         stop_on_first = config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL

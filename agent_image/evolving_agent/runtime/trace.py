@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,27 @@ from typing import Any
 from msgspec import structs
 
 from evolving_agent.store.records import ToolCall
+
+
+@dataclass(frozen=True)
+class ClientCall:
+    """The model's call of a tool that the client brought. `arguments` is the model's own text.
+
+    `id` is the agent's, and nobody can guess it: it also finds what the run had done before, see
+    `unfinished`.
+    """
+
+    name: str
+    arguments: str
+    id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex}")
+
+    def in_message(self) -> dict[str, Any]:
+        """As an entry of a chat message's `tool_calls`."""
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
 
 
 @dataclass
@@ -27,6 +49,8 @@ class RunTrace:
     last_text: str = ""  # the latest text of the model: the answer of a run that was cut short
     model_calls: int = 0
     recall: str | None = None  # "hit", "miss" or "failed"; None where the run had no memory
+    client_calls: list[ClientCall] = field(default_factory=list)  # with these the run is the client's
+    client_text: str = ""  # what the model said beside them
     call_ids: set[str] = field(default_factory=set)  # unique in a conversation, whichever model gave them
 
     def absorb(self, inner: RunTrace, agent: str) -> None:
@@ -40,7 +64,12 @@ class RunTrace:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run. `error` says how the agent went wrong where it did (no crash: the answer stands)."""
+    """A finished run. `error` says how the agent went wrong where it did (no crash: the answer stands).
+
+    With `client_calls` it is the client's turn, and `answer` what the model said beside the calls; `work` is
+    then what the agent itself had done before and beside them, as chat messages: the calls are in the last
+    one of the assistant. Empty where it had done nothing. `refused`: the answer is the model's refusal.
+    """
 
     answer: str
     tool_calls: tuple[ToolCall, ...]
@@ -51,9 +80,14 @@ class RunResult:
     instructions: str
     tools: tuple[dict[str, Any], ...]
     error: str | None = None
+    client_calls: tuple[ClientCall, ...] = ()
+    work: tuple[dict[str, Any], ...] = ()
+    refused: bool = False
 
     @classmethod
-    def of(cls, trace: RunTrace, answer: str, error: str | None = None) -> RunResult:
+    def of(
+        cls, trace: RunTrace, answer: str, error: str | None = None, *, refused: bool = False
+    ) -> RunResult:
         return cls(
             answer=answer,
             tool_calls=tuple(trace.tool_calls),
@@ -64,6 +98,7 @@ class RunResult:
             instructions=trace.instructions,
             tools=tuple(trace.tools),
             error=error,
+            refused=refused,
         )
 
 

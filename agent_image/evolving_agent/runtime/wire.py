@@ -11,8 +11,6 @@ from pydantic import BaseModel, ValidationError
 from evolving_agent.runtime.errors import RefusedError
 from evolving_agent.runtime.trace import RunResult
 
-TEXT_ONLY = "this agent answers in text; ask for JSON in its instructions"
-
 encoded = msgspec.json.Encoder().encode
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -53,10 +51,6 @@ def unsupported(param: str, message: str) -> RefusedError:
 
 def validated(model: type[Body], body: dict[str, Any]) -> Body:
     """A request of either API. Raises RefusedError."""
-    if body.get("tools"):
-        raise unsupported(
-            "tools", "this agent brings its own tools and cannot call the client's; leave tools out"
-        )
     try:
         return model.model_validate(body)
     except ValidationError as error:

@@ -38,13 +38,16 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True, tag="episode", tag_fiel
     model: str
     arm: str  # "active", "canary" or "shadow"
     session: str | None = None
-    messages: list[dict[str, Any]]  # the conversation as received: role, content
+    messages: list[dict[str, Any]]  # the conversation as the model had it: role, content, calls of tools
     system: str  # the instructions that the run had, recalled memory included
     instructions: str = ""  # the same without recalled memory: what a dataset teaches under; "" if unknown
-    tools: list[dict[str, Any]] = []  # the tools on offer, in OpenAI's function shape
+    tools: list[dict[str, Any]] = []  # the agent's tools on offer, in OpenAI's function shape
+    client_tools: list[dict[str, Any]] = []  # those that the client brought
+    answer_format: dict[str, Any] | None = None  # `response_format`, where the client asked for JSON
     tool_calls: list[ToolCall] = []
     agent_path: list[str] = []  # the agents that took part, in order: a hand-off shows here
     answer: str = ""
+    client_calls: list[dict[str, Any]] = []  # `tool_calls` for the client to make: the answer is yet to come
     error: str | None = None
     seconds: float = 0.0
     input_tokens: int = 0

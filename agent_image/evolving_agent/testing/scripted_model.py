@@ -26,6 +26,7 @@ class Reply:
 
     text: str | None = None
     calls: tuple[tuple[str, dict[str, Any] | str], ...] = ()
+    refusal: str | None = None  # in place of a text
     call_id: str | None = None  # the same for all calls, as careless servers do
     status: int = 200
     code: str | None = None  # of the error
@@ -36,6 +37,8 @@ class Reply:
 
     def message(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.refusal is not None:
+            message["refusal"] = self.refusal
         if self.calls:
             message["tool_calls"] = [
                 {
@@ -188,6 +191,8 @@ async def _stream(body: dict[str, Any], reply: Reply) -> AsyncIterator[str]:
         if reply.breaks_off and position == len(words) // 2:
             raise ConnectionResetError("the script breaks off here")
         yield chunk({"content": word if position == 0 else f" {word}"})
+    if reply.refusal is not None:
+        yield chunk({"refusal": reply.refusal})
     for index, call in enumerate(reply.message().get("tool_calls", [])):
         yield chunk({"tool_calls": [{"index": index, **call}]})
     yield chunk({}, "tool_calls" if reply.calls else "stop")

@@ -246,7 +246,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event(make_pod: Any, 
         ({"model": "x", "messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"model": "x", "messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"model": "x", "messages": HI, "n": 2}, "n"),
-        ({"model": "x", "messages": HI, "tools": [{"type": "function"}]}, "tools"),
+        ({"model": "x", "messages": HI, "functions": [{"name": "old"}]}, "functions"),
     ],
 )
 async def test_a_malformed_request_is_refused_with_the_place(make_pod: Any, body: Any, param: str) -> None:

@@ -200,9 +200,7 @@ async def test_without_memory_responses_are_answered_but_not_continued(make_pod:
     [
         ({}, "input"),
         ({"input": []}, "messages"),
-        ({"input": "Hi", "tools": [{"type": "web_search"}]}, "tools"),
         ({"input": "Hi", "background": True}, "background"),
-        ({"input": "Hi", "text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"input": "Hi", "previous_response_id": "a", "conversation": "b"}, "conversation"),
         ({"input": "Hi", "previous_response_id": "resp_1"}, "previous_response_id"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),

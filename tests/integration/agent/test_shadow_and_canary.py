@@ -15,6 +15,8 @@ from evolving_agent.contract.tools import HTTPTool
 from evolving_agent.testing.scripted_model import Reply, last_user_text, served
 from support.pods import Pod, a_config, eventually, running
 
+WEATHER: Any = {"type": "function", "function": {"name": "weather"}}
+
 
 def with_candidate(pod: Pod, upstream: Any, **changes: Any) -> str:
     """Adds a candidate that runs on the model "trained"; its hash."""
@@ -236,3 +238,44 @@ async def test_a_new_trial_counts_anew_on_both_sides(make_pod: Any, upstream: An
         assert await counts(pod) == {(candidate, "canary"): (1, 0)}
         told = ServedCounts.model_validate_json((await pod.get(SERVED_PATH)).content)
         assert told.trial == candidate
+
+
+async def test_a_shadow_may_call_a_clients_tool_and_nobody_is_told(make_pod: Any, upstream: Any) -> None:
+    pod = make_pod()
+    share = TrafficShare(config=with_candidate(pod, upstream), percent=100)
+
+    def script(body: dict[str, Any]) -> Reply:
+        if body["model"] == "trained":
+            return Reply(calls=(("weather", {"city": "Oslo"}),))
+        return Reply(text="I do not know.")
+
+    upstream.model.script = script
+    async with running(pod, Traffic(shadow=share)), pod.client() as client:
+        answer = await client.chat.completions.create(
+            model="x", messages=[{"role": "user", "content": "Rain?"}], tools=[WEATHER]
+        )
+        await eventually(lambda: len(pod.episodes()) == 2, "the shadow's episode")
+
+        assert answer.choices[0].finish_reason == "stop"
+        live, shadow = pod.episodes()
+        assert (live.client_calls, live.client_tools) == ([], shadow.client_tools)
+        assert [call["function"]["name"] for call in shadow.client_calls] == ["weather"]
+
+
+async def test_a_candidate_with_a_tool_of_the_same_name_is_not_shown_the_request(
+    make_pod: Any, upstream: Any
+) -> None:
+    nothing: Any = {"type": "object", "properties": {}}
+    tool = HTTPTool(
+        type="HTTP", name="weather", description="Own.", url="http://127.0.0.1:9/", parameters=nothing
+    )
+    pod = make_pod()
+    share = TrafficShare(config=with_candidate(pod, upstream, tools=(tool,)), percent=100)
+    async with running(pod, Traffic(shadow=share)), pod.client() as client:
+        await client.chat.completions.create(
+            model="x", messages=[{"role": "user", "content": "Rain?"}], tools=[WEATHER]
+        )
+
+        skipped = 'evolving_agent_shadow_skipped_total{reason="tool_name_taken"}'
+        await eventually(lambda: pod.metric(skipped), "the skipped shadow run")
+        assert [episode.arm for episode in pod.episodes()] == ["active"]

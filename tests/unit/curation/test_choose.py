@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from evolving_agent.contract.learning import Redaction
 from evolving_agent.curation.choose import choose_example
 from evolving_agent.curation.drops import DropReason
 from evolving_agent.curation.examples import Example, Target, Trust
+from evolving_agent.curation.scrub import redact
 from evolving_agent.store.records import Correction, Episode, ReflectionRecord, ReflectionSource, ToolCall
 from evolving_agent.testing.experience import episode, reflection, routed_to
 
@@ -162,3 +165,79 @@ def test_a_task_type_comes_from_whichever_reflection_names_one() -> None:
     chosen = choose(ASKED, reflection(ASKED, OWN, task_type="routing"), routed_to(ASKED, "cards"))
     assert isinstance(chosen, Example)
     assert chosen.task_type == "routing"
+
+
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "by ada@example.org", "parameters": {}},
+}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+UNFINISHED = episode(1, "rain?", answer="", client_tools=[WEATHER], client_calls=[CALL])
+FINISHED = episode(
+    2,
+    "rain?",
+    answer="It rains.",
+    client_tools=[WEATHER],
+    messages=[
+        {"role": "user", "content": "rain?"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    "reflections",
+    [
+        [],
+        [reflection(UNFINISHED, FEEDBACK, score=100)],
+        [reflection(UNFINISHED, OWN, score=100)],
+        [reflection(UNFINISHED, OWN, outcome="failure", correction=Correction(answer="It may rain."))],
+    ],
+)
+def test_a_run_that_waits_for_its_client_is_no_answer(reflections: list[ReflectionRecord]) -> None:
+    assert choose(UNFINISHED, *reflections) is DropReason.CLIENTS_TURN
+
+
+def test_a_person_may_say_what_should_have_come_in_place_of_a_clients_call() -> None:
+    for correction in (Correction(answer="Look out of the window."), Correction(tool_name="weather")):
+        chosen = choose(UNFINISHED, reflection(UNFINISHED, FEEDBACK, correction=correction))
+        assert isinstance(chosen, Example)
+
+
+def test_the_answer_to_a_clients_result_is_an_example_of_several_turns() -> None:
+    chosen = choose(FINISHED, reflection(FINISHED, FEEDBACK, score=100))
+
+    assert isinstance(chosen, Example)
+    line = chosen.training_line()
+    assert [message["role"] for message in line["messages"]] == [
+        *("system", "user", "assistant", "tool", "assistant"),
+    ]
+    assert line["messages"][2]["tool_calls"] == [CALL]
+    assert line["tools"] == [*FINISHED.tools, WEATHER]
+    assert chosen.held_out_line()["case"]["messages"] == line["messages"][1:-1]
+
+
+def test_a_clients_tools_are_scrubbed_and_the_agents_own_are_not() -> None:
+    chosen = choose(FINISHED, reflection(FINISHED, FEEDBACK, score=100))
+    assert isinstance(chosen, Example)
+
+    clean = redact(chosen, Redaction.REQUIRED, Counter())
+
+    assert isinstance(clean, Example)
+    (tool,) = clean.client_tools
+    assert "ada@example.org" not in tool["function"]["description"]
+    assert clean.tools == chosen.tools
+
+
+def test_json_that_the_client_asked_for_is_not_taught_and_a_call_is() -> None:
+    said = {"answer_format": {"type": "json_object"}}
+    answered = episode(3, "card?", answer='{"team": "cards"}', **said)
+    called = episode(
+        4, "card?", tool_calls=[ToolCall(name="route_request", arguments={"team": "cards"})], **said
+    )
+
+    assert choose(answered, reflection(answered, FEEDBACK, score=100)) is DropReason.ANSWER_FORMAT
+    chosen = choose(called, reflection(called, FEEDBACK, score=100))
+    assert isinstance(chosen, Example)
+    assert chosen.target == CARDS

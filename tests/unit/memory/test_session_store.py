@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evolving_agent.memory.database import MemoryUnavailableError
-from evolving_agent.memory.sessions import Bounds, Sessions, Turn, UnknownTurnError, estimated_tokens
+from evolving_agent.memory.database import Database, MemoryUnavailableError
+from evolving_agent.memory.sessions import (
+    MAX_CALLS_ASKED,
+    MIGRATIONS,
+    Bounds,
+    Sessions,
+    Turn,
+    UnknownTurnError,
+    estimated_tokens,
+)
 
 DAY = 86_400.0
 WIDE = Bounds(turns=100, tokens=10_000)
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
 
 
 @pytest.fixture
@@ -159,3 +170,63 @@ def test_a_locked_database_gives_up_with_a_reason_and_still_reads(sessions: Sess
 
 def test_tokens_are_estimated_from_all_that_is_sent() -> None:
     assert estimated_tokens([{"role": "user", "content": "x" * 400}]) == pytest.approx(100, abs=10)
+
+
+CALLS = [{"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+
+
+def test_a_turn_that_waits_for_its_client_comes_back_with_its_calls(sessions: Sessions) -> None:
+    sessions.keep(replace(a_turn(1), answer="", calls=CALLS))
+    sessions.keep(replace(a_turn(2, previous="t1"), said=[RESULT]))
+
+    expected = [
+        {"role": "user", "content": "q1"},
+        {"role": "assistant", "content": None, "tool_calls": CALLS},
+        RESULT,
+        {"role": "assistant", "content": "a2"},
+    ]
+    assert sessions.of_session("s", WIDE).messages == expected
+    assert sessions.before("t2", WIDE).messages == expected
+
+
+def test_no_history_begins_with_the_result_of_a_call_that_is_left_out(sessions: Sessions) -> None:
+    sessions.keep(replace(a_turn(1), answer="", calls=CALLS))
+    sessions.keep(replace(a_turn(2, previous="t1"), said=[RESULT]))
+    sessions.keep(a_turn(3, previous="t2"))
+
+    assert texts(sessions.of_session("s", Bounds(turns=2, tokens=10_000)).messages) == ["q3", "a3"]
+    assert texts(sessions.before("t3", Bounds(turns=2, tokens=10_000)).messages) == ["q3", "a3"]
+
+
+def test_what_a_run_had_done_is_found_by_each_of_its_calls_until_it_expires(sessions: Sessions) -> None:
+    work = [{"role": "assistant", "content": "did it"}]
+    sessions.keep_work(["call_1", "call_2"], work, at=0.0)
+
+    assert sessions.work_of(["call_2", "unknown"], at=1.0) == {"call_2": work}
+    assert sessions.work_of([], at=1.0) == {}
+    assert sessions.work_of(["call_1"], at=DAY + 1) == {}
+    sessions.keep_work(["call_3"], work, at=DAY + 1)
+    assert sessions.work_of(["call_1"], at=1.0) == {}  # deleted, not only hidden
+
+
+def test_of_very_many_calls_the_latest_are_looked_up(sessions: Sessions) -> None:
+    sessions.keep_work(["first", "last"], [], at=0.0)
+    many = ["first", *(f"call_{number}" for number in range(MAX_CALLS_ASKED)), "last"]
+
+    assert list(sessions.work_of(many, at=1.0)) == ["last"]
+
+
+def test_a_database_of_the_version_before_is_taken_over(path: Path) -> None:
+    Database.open(path, MIGRATIONS[:1], "sessions").close()
+    old = sqlite3.connect(path)
+    old.execute(
+        "INSERT INTO turn (id, session, said, answer, at) VALUES ('t0', 's', ?, 'a0', ?)",
+        ('[{"role":"user","content":"q0"}]', time.time()),
+    )
+    old.commit()
+    old.close()
+
+    sessions = Sessions.open(path, ttl_seconds=DAY)
+    sessions.keep(a_turn(1))
+    assert texts(sessions.of_session("s", WIDE).messages) == ["q0", "a0", "q1", "a1"]
+    sessions.close()

@@ -6,6 +6,8 @@ import pytest
 
 from evolving_agent.runtime.conversation import InvalidMessagesError, parse_conversation
 
+CALL = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+
 
 def test_system_texts_are_joined_and_the_rest_keeps_its_order() -> None:
     conversation = parse_conversation(
@@ -50,6 +52,17 @@ def test_pictures_are_passed_on() -> None:
         ([{"role": "assistant"}], "messages[0]"),
         ([{"role": "assistant", "tool_calls": [{"id": "1"}]}], "messages[0].tool_calls[0]"),
         ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
+        ([{"role": "tool", "tool_call_id": "c", "content": "x"}], "messages[0].tool_call_id"),
+        (
+            [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "c", "content": "x"},
+                {"role": "tool", "tool_call_id": "c", "content": "again"},
+            ],
+            "messages[3].tool_call_id",
+        ),
+        ([{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [CALL]}], "messages"),
     ],
 )
 def test_what_cannot_be_understood_is_named(messages: list[Any], param: str) -> None:

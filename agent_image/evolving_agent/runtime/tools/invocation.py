@@ -21,6 +21,7 @@ from evolving_agent.runtime.trace import RunTrace, replayed_result
 from evolving_agent.runtime.tracing import tool_span
 from evolving_agent.store.records import ToolCall
 
+MAX_FUNCTIONS = 128  # that model APIs take with one request
 DEFAULT_MAX_RESULT_BYTES = 16_384
 MAX_ERROR_CHARS = 1000
 STUB_RESULT = "ok (dry run: not executed)"

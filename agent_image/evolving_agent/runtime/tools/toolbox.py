@@ -15,14 +15,13 @@ from evolving_agent.runtime.specialists import SpecialistEndpoints
 from evolving_agent.runtime.tools.builtin import builtin_tool
 from evolving_agent.runtime.tools.files import MountedFiles
 from evolving_agent.runtime.tools.http import HTTPConnections, http_tool
-from evolving_agent.runtime.tools.invocation import ToolDefinition
+from evolving_agent.runtime.tools.invocation import MAX_FUNCTIONS, ToolDefinition
 from evolving_agent.runtime.tools.mcp import McpClient
 from evolving_agent.runtime.tools.module import module_tools
 from evolving_agent.runtime.tools.openapi_tool import openapi_tools
 from evolving_agent.runtime.tools.source import Source
 from evolving_agent.runtime.tools.threads import DaemonThreads
 
-MAX_FUNCTIONS = 128  # that model APIs take with one request
 MAX_KNOWN = 1024  # tools, those of configurations that were replaced included
 
 logger = logging.getLogger(__name__)

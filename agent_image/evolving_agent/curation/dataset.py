@@ -123,7 +123,7 @@ def version_name(content: str) -> str:
 
 
 def estimate_tokens(train: bytes, dataset_format: DatasetFormat) -> int:
-    """Tokens of one pass over the training split, roughly. Of a pair, both sides are read after the prompt."""
+    """Tokens of one pass over the training split, roughly; of a pair, the prompt counts for either side."""
     size = len(train)
     if dataset_format is DatasetFormat.PREFERENCE:
         size += sum(len(canonical_json(json.loads(line)["input"]).encode()) for line in train.splitlines())

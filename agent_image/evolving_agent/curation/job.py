@@ -111,8 +111,7 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
             run_id=context.run_id,
             outcome=Outcome.SKIPPED,
             reason="NotEnoughExamples",
-            message=f"{len(resolved.train)} of {least} {noun}, {_origin(experience)}"
-            + _most_common(dropped),
+            message=f"{len(resolved.train)} of {least} {noun}, {_origin(experience)}" + _most_common(dropped),
             dropped=counted,
             quarantined=len(experience.bad_lines),
         )

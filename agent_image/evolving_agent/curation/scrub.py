@@ -15,7 +15,8 @@ def redact(example: Example, mode: Redaction, found: Counter[str]) -> Example | 
     """The example without personal data and secrets; what was replaced is added to `found`.
 
     Instructions, conversation, target and the wrong answer beside it are scrubbed; tools are not, for they
-    are the owner's code. An example that cannot be scrubbed is dropped when redaction is Required, and kept as it is with BestEffort.
+    are the owner's code. An example that cannot be scrubbed is dropped when redaction is Required, and
+    kept as it is with BestEffort.
     """
     if mode is Redaction.DISABLED:
         return example

@@ -61,8 +61,8 @@ def is_of_the_wanted_format(candidate: Candidate) -> Objection | None:
         return None
     return Objection(
         "DatasetOfOtherFormat",
-        f"dataset {candidate.dataset.version} is {found.value}, and curation.format is now {wanted.value}: the "
-        "next curation makes one that can be trained",
+        f"dataset {candidate.dataset.version} is {found.value}, and curation.format is now {wanted.value}: "
+        "the next curation makes such a one",
     )
 
 

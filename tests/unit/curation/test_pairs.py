@@ -125,7 +125,7 @@ def test_a_good_answer_is_paired_with_a_bad_one_of_another_run_with_the_same_pro
     good = episode(1, "My card is BENT!", tool_calls=[replace_team("cards")])
     right = choose_example(good, [reflection(good, FEEDBACK, score=100)], 70)
     assert isinstance(right, Example)
-    runs = {
+    runs: dict[str, tuple[int, str, ReflectionSource, dict[str, Any]]] = {
         "by itself": (2, "my card is bent", OWN, {}),
         "by a person": (3, "my card is bent", FEEDBACK, {"tool_calls": [TO_LOANS]}),
         "the same answer": (4, "my card is bent", FEEDBACK, {"tool_calls": [replace_team("cards")]}),

@@ -84,7 +84,7 @@ def slow_log_probability(model: Any, example: Example) -> float:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([example.tokens])).logits[0].log_softmax(-1)
     start = len(example.prompt)
-    return sum(logits[start + n - 1, token].item() for n, token in enumerate(example.answer))
+    return sum(float(logits[start + n - 1, token]) for n, token in enumerate(example.answer))
 
 
 def margins(model: Any, pairs: Sequence[Pair]) -> list[float]:

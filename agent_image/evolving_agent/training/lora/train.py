@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolving_agent.contract.cpus import usable_cpus
-from evolving_agent.training.lora.examples import Example, epochs_of_batches, read_examples, read_pairs
+from evolving_agent.training.lora.examples import (
+    Example,
+    Examples,
+    epochs_of_batches,
+    read_examples,
+    read_pairs,
+)
 from evolving_agent.training.lora.forward import answer_losses
 from evolving_agent.training.lora.preference import PreferenceLoss, Rewards
 
@@ -96,7 +102,7 @@ def train_adapter(
     torch.set_num_threads(usable_cpus())
     torch.manual_seed(seed)
     model, tokenizer = _load(base_model)
-    read = read_examples if beta is None else read_pairs
+    read: Callable[..., Examples[Any]] = read_examples if beta is None else read_pairs
     examples = read(
         examples_path,
         lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),

@@ -208,7 +208,7 @@ def _examples(
         else:
             examples.append(chosen)
             wrong_answers.add(chosen)
-    return [wrong_answers.paired(example) for example in examples]
+    return [wrong_answers.paired(example) for example in examples] if in_pairs else examples
 
 
 def _evaluation_inputs(context: JobContext, redaction: Redaction) -> set[str]:

@@ -328,10 +328,10 @@ def test_a_name_that_its_children_could_not_carry_is_refused(
 
 
 def test_beta_comes_and_goes_with_preference(api: RunningCluster, namespace: str) -> None:
-    tuned = {"training": {"hyperparameters": {"betaPercent": 30}}}
-    create(api, namespace, agent(curation={"format": "Preference"}, **tuned))
+    tuned = {"hyperparameters": {"betaPercent": 30}}
+    create(api, namespace, agent(curation={"format": "Preference"}, training=tuned))
 
-    with pytest.raises(AssertionError, match="betaPercent is only for curation.format Preference"):
+    with pytest.raises(AssertionError, match=r"betaPercent is only for curation\.format Preference"):
         patch(api, namespace, "eva/support", {"spec": {"curation": {"format": "Supervised"}}})
 
     without = {"training": {"hyperparameters": {"betaPercent": None}}, "curation": {"format": "Supervised"}}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from evolving_agent.contract.chatml import prompt_text
 from evolving_agent.contract.learning import Redaction
 from evolving_agent.curation.choose import choose_example
 from evolving_agent.curation.drops import DropReason
@@ -95,6 +96,10 @@ def test_words_that_were_corrected_after_a_call_are_compared_after_its_result() 
     assert result == {
         "role": "tool", "tool_call_id": call["tool_calls"][0]["id"], "content": "queued: loans"
     }  # fmt: skip
+    assert prompt_text(line["input"]["messages"]).endswith(
+        '<tool_call> route_request {"team": "loans"}<|im_end|>\n'
+        "<|im_start|>tool\nqueued: loans<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert line["preferred_output"] == [{"role": "assistant", "content": RIGHT_WORDS.answer}]
     assert line["non_preferred_output"] == [{"role": "assistant", "content": CALLED.answer}]
 

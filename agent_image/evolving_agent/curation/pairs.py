@@ -87,10 +87,14 @@ class WrongAnswers:
     def paired(self, example: Example) -> Example:
         """The example with its own run's wrong answer, or another run's; without any where there is none.
 
-        Of several, one that a person marked counts before others, then the newest.
+        Of several, one that a person marked counts before others, then the newest. Answers that differed in
+        nothing but what was redacted are no pair.
         """
-        if example.rejected is not None or not _is_first_move(example):
+        own = example.rejected
+        if own is not None and not own.target.says_the_same_as(example.target):
             return example
+        if not _is_first_move(example):
+            return replace(example, rejected=None)
         others = [
             other
             for other in self._by_prompt.get(_prompt(example), ())

@@ -127,13 +127,13 @@ def test_words_after_calls_that_cannot_be_shown_are_compared_with_nothing(asked:
 
 
 def test_a_good_answer_is_paired_with_a_bad_one_of_another_run_with_the_same_prompt() -> None:
-    good = episode(1, "My card is BENT!", tool_calls=[replace_team("cards")])
+    good = episode(1, "My card is BENT!", tool_calls=[call_of("cards")])
     right = choose_example(good, [reflection(good, FEEDBACK, score=100)], 70)
     assert isinstance(right, Example)
     runs: dict[str, tuple[int, str, ReflectionSource, dict[str, Any]]] = {
         "by itself": (2, "my card is bent", OWN, {}),
         "by a person": (3, "my card is bent", FEEDBACK, {"tool_calls": [TO_LOANS]}),
-        "the same answer": (4, "my card is bent", FEEDBACK, {"tool_calls": [replace_team("cards")]}),
+        "the same answer": (4, "my card is bent", FEEDBACK, {"tool_calls": [call_of("cards")]}),
         "another request": (5, "my card is lost", FEEDBACK, {}),
         "other instructions": (6, "my card is bent", FEEDBACK, {"system": "Be brief."}),
         "other tools": (7, "my card is bent", FEEDBACK, {"tools": [ROUTE_TOOL, ROUTE_TOOL]}),
@@ -153,8 +153,24 @@ def test_a_good_answer_is_paired_with_a_bad_one_of_another_run_with_the_same_pro
     assert pair == replace(right, rejected=pair.rejected)
 
 
-def replace_team(team: str) -> ToolCall:
+def call_of(team: str) -> ToolCall:
     return ToolCall(name="route_request", arguments={"team": team}, result="queued")
+
+
+@pytest.mark.parametrize(
+    ("after", "is_pair"), [("Write to the branch.", True), ("Write to a@bank.com.", False)]
+)
+def test_answers_that_are_the_same_once_they_are_redacted_are_no_pair(after: str, is_pair: bool) -> None:
+    asked = episode(1, "where to complain", answer=after)
+    judgement = reflection(asked, FEEDBACK, correction=Correction(answer="Write to b@bank.com."))
+    example = choose_example(asked, [judgement], 70)
+    assert isinstance(example, Example)
+
+    clean = redact(replace(example, rejected=rejected(asked, judgement)), Redaction.REQUIRED, Counter())
+
+    assert isinstance(clean, Example)
+    assert clean.rejected is not None
+    assert (WrongAnswers().paired(clean).rejected is not None) is is_pair
 
 
 def test_a_pair_is_scrubbed_on_both_sides_and_in_between() -> None:

@@ -7,6 +7,7 @@ Optimization: Your Language Model is Secretly a Reward Model (NeurIPS 2023, arXi
 
 The reference is the base model, which is the trained one with its adapter switched off: no second model is
 held in memory, and its log-probabilities do not change, so that they are computed once per pair.
+A supervised term is added.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from evolving_agent.training.lora.forward import answer_losses, log_probabilitie
 if TYPE_CHECKING:
     import torch
 
+# Of the mean cross-entropy of the preferred answers, which is added: DPO alone lets both answers become
+# unlikely, as long as the wrong one loses more, and on little data it does (ADR 21).
 SUPERVISED_WEIGHT = 1.0
 
 
@@ -54,7 +57,7 @@ class PreferenceLoss:
                 self._reference.update(zip(batch, leads.tolist(), strict=True))
 
     def of(self, batch: Sequence[Pair]) -> tuple[torch.Tensor, Rewards]:
-        """The mean loss of a batch, and what the model thinks of its pairs."""
+        """The mean loss of a batch, supervised term included, and what the model thinks of its pairs."""
         import torch  # noqa: PLC0415
 
         sides = _sides(batch)

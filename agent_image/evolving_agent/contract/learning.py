@@ -17,6 +17,7 @@ from evolving_agent.contract.refs import ConfigMapKeyRef
 
 LEARNING_VERSION: Final = 1
 LEARNING_KEY = "learning.json"
+DEFAULT_BETA_PERCENT = 10
 
 # Five fields, names of months and days included. What a pattern cannot see (30 February) is found
 # by the operator and shown as Degraded/InvalidSpec.
@@ -55,6 +56,18 @@ class Redaction(StrEnum):
     DISABLED = "Disabled"
 
 
+class DatasetFormat(StrEnum):
+    """What a line of a dataset is, and so by which method it is trained."""
+
+    SUPERVISED = "Supervised"  # a prompt and its right answer
+    PREFERENCE = "Preference"  # a prompt, its right answer, and a wrong one that the agent gave: DPO
+
+    @property
+    def examples(self) -> str:
+        """What people call the lines of such a dataset."""
+        return "pairs" if self is DatasetFormat.PREFERENCE else "examples"
+
+
 class Curation(Document):
     schedule: str = Field(
         min_length=1, max_length=100, pattern=CRON_PATTERN, description="Cron expression of the curation run."
@@ -72,6 +85,11 @@ class Curation(Document):
     )
     holdout_percent: int = Field(
         default=10, ge=0, le=50, description="Share of examples kept out of training, for the evaluation."
+    )
+    format: DatasetFormat = Field(
+        default=DatasetFormat.SUPERVISED,
+        description="Supervised teaches right answers. Preference teaches to prefer them to the wrong ones "
+        "that the agent gave to the same prompts (DPO); the thresholds then count such pairs.",
     )
 
 
@@ -141,6 +159,17 @@ class Hyperparameters(Document):
         default=None, ge=1, le=1024, description="Examples per step; the backend's own choice if absent."
     )
     seed: int = Field(default=0, ge=0, le=2_147_483_647, description="Seed of the training run.")
+    beta_percent: int | None = Field(
+        default=None,
+        ge=1,
+        le=200,
+        description="Only with curation.format Preference: how strictly the model stays near its base, in "
+        f"percent ({DEFAULT_BETA_PERCENT}, which is beta = 0.1, if absent).",
+    )
+
+    @property
+    def effective_beta_percent(self) -> int:
+        return DEFAULT_BETA_PERCENT if self.beta_percent is None else self.beta_percent
 
 
 class TrainingThresholds(Document):
@@ -244,8 +273,11 @@ class LearningConfig(Document):
     training: Training | None = None
     evaluation: Evaluation = Evaluation()
 
-    def hyperparameter_values(self) -> dict[str, Any]:
-        """All settings that make two training runs on one dataset differ, for the revision's name."""
+    def hyperparameter_values(self, dataset_format: DatasetFormat) -> dict[str, Any]:
+        """All settings that make two training runs on one dataset differ, for the revision's name.
+
+        What only preference training knows is left out for other datasets, so that their names stay.
+        """
         if self.training is None:
             return {}
         backend = self.training.backend
@@ -253,4 +285,11 @@ class LearningConfig(Document):
         values = block.to_wire() if block is not None else {}
         for placement in ("endpoint", "image", "adapterVolume"):
             values.pop(placement, None)  # where it runs does not change what is learned
-        return self.training.hyperparameters.to_wire() | values
+        values = self.training.hyperparameters.to_wire() | values
+        values.pop("betaPercent", None)
+        if dataset_format is DatasetFormat.PREFERENCE:
+            values |= {
+                "format": dataset_format.value,
+                "betaPercent": self.training.hyperparameters.effective_beta_percent,
+            }
+        return values

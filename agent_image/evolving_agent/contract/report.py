@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from evolving_agent.contract.base import Document
+from evolving_agent.contract.learning import DatasetFormat
 
 MAX_REPORT_BYTES = 4096  # kubelet truncates what is longer
 MAX_MESSAGE_CHARS = 1024
@@ -24,6 +25,7 @@ class DatasetRef(Document):
     digest: str
     examples: int
     holdout: int = 0
+    format: DatasetFormat = DatasetFormat.SUPERVISED
 
 
 class _Report(Document):

@@ -23,7 +23,7 @@ from typing import Any
 
 from evolving_agent.curation.drops import DropReason
 from evolving_agent.curation.examples import Example, Target, Trust
-from evolving_agent.store.records import Correction, Episode, ReflectionRecord, ReflectionSource
+from evolving_agent.store.records import Correction, Episode, ReflectionRecord, ReflectionSource, ToolCall
 
 GENERAL = "general"  # the task type of what nobody has classified
 # Calls by which an agent keeps its own books; they are no answer to anybody.
@@ -44,7 +44,7 @@ def choose_example(
     trust, source, target = chosen
     if (reason := _unteachable(episode, trust, target)) is not None:
         return reason
-    messages = _text_messages(episode.messages)
+    messages = text_messages(episode.messages)
     if messages is None:
         return DropReason.UNSUPPORTED_CONTENT
     return Example(
@@ -68,7 +68,7 @@ def _choose_target(
     own = [r for r in newest_first if r.source is not ReflectionSource.FEEDBACK]
 
     for record in feedback:
-        if (target := _corrected(record.correction)) is not None:
+        if (target := corrected_target(record.correction)) is not None:
             return Trust.FEEDBACK_CORRECTION, record, target
 
     scored = next((r for r in feedback if r.score is not None), None)
@@ -76,11 +76,8 @@ def _choose_target(
         return _answer(episode, Trust.FEEDBACK_SCORE, scored)
 
     for record in own:
-        target = _corrected(record.correction)
-        calls_it_wrong = record.outcome == "failure" or (
-            record.score is not None and _score(record) < min_score
-        )
-        if target is not None and calls_it_wrong:
+        target = corrected_target(record.correction)
+        if target is not None and calls_it_wrong(record, min_score):
             return Trust.SELF_CORRECTION, record, target
 
     if scored is None:
@@ -107,11 +104,27 @@ def _unteachable(episode: Episode, trust: Trust, target: Target) -> DropReason |
     return None
 
 
+def calls_it_wrong(record: ReflectionRecord, min_score: int) -> bool:
+    """Whether a reflection says that the answer was not right."""
+    return record.outcome == "failure" or (record.score is not None and _score(record) < min_score)
+
+
+def answering_calls(episode: Episode) -> list[ToolCall]:
+    """The main agent's calls, bookkeeping apart: a specialist's were made under other instructions."""
+    return [call for call in episode.tool_calls if call.name not in _BOOKKEEPING_TOOLS and not call.agent]
+
+
+def offered_names(episode: Episode) -> set[Any]:
+    """Names of the tools that the main agent could call."""
+    return {_function(tool).get("name") for tool in episode.tools}
+
+
 def _score(record: ReflectionRecord) -> int:
     return -1 if record.score is None else record.score
 
 
-def _corrected(correction: Correction | None) -> Target | None:
+def corrected_target(correction: Correction | None) -> Target | None:
+    """The correction as a target; None where it holds nothing to say."""
     if correction is None or (correction.answer is None and correction.tool_name is None):
         return None
     return Target(correction.answer, correction.tool_name, correction.tool_arguments)
@@ -127,11 +140,8 @@ def _answer(
     """
     if episode.error is not None:
         return DropReason.FAILED
-    offered = {_function(tool).get("name") for tool in episode.tools}
-    calls = [  # of the main agent: what a specialist called was said under other instructions
-        call for call in episode.tool_calls if call.name not in _BOOKKEEPING_TOOLS and not call.agent
-    ]
-    if calls and calls[0].name in offered:
+    calls = answering_calls(episode)
+    if calls and calls[0].name in offered_names(episode):
         if calls[0].error is not None:
             return DropReason.FAILED
         return trust, source, Target(None, calls[0].name, calls[0].arguments)
@@ -175,7 +185,7 @@ def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     return function if isinstance(function, Mapping) else {}
 
 
-def _text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...] | None:
+def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...] | None:
     """The conversation with texts for contents; None where it holds anything but text, or no user's word."""
     kept = []
     for message in messages:

@@ -6,16 +6,17 @@ A directory holds train.jsonl, holdout.jsonl and manifest.json, and appears whol
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from evolving_agent.contract.base import Document, canonical_json
-from evolving_agent.contract.learning import Curation
+from evolving_agent.contract.learning import Curation, DatasetFormat
 from evolving_agent.contract.report import DatasetRef
 from evolving_agent.curation.examples import Example
 from evolving_agent.store.durable import sync_directory, write_synced
@@ -38,6 +39,7 @@ class Lineage(Document):
     reflection: str
     trust: str
     task_type: str
+    rejected: str | None = None  # of a pair: the episode that gave the wrong answer
 
 
 class Manifest(Document):
@@ -63,7 +65,11 @@ class Manifest(Document):
     @property
     def ref(self) -> DatasetRef:
         return DatasetRef(
-            version=self.version, digest=self.digest, examples=self.examples, holdout=self.holdout
+            version=self.version,
+            digest=self.digest,
+            examples=self.examples,
+            holdout=self.holdout,
+            format=self.settings.format,
         )
 
 
@@ -90,9 +96,20 @@ def latest_manifest(layout: StoreLayout) -> Manifest | None:
     return read_manifest(layout, version)
 
 
-def lines_of(examples: Sequence[Example], *, held_out: bool) -> bytes:
+def training_lines(examples: Sequence[Example]) -> bytes:
+    """The training file: of pairs in OpenAI's preference format, of other examples in its chat format."""
+    return _lines(
+        e.training_line() if e.rejected is None else e.preference_line(e.rejected) for e in examples
+    )
+
+
+def held_out_lines(examples: Sequence[Example]) -> bytes:
+    """The held-out file, with a suite's case in each line; the same whatever the training file's format."""
+    return _lines(e.held_out_line() for e in examples)
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
     """JSON Lines, in canonical JSON: equal examples give equal bytes."""
-    rows: list[dict[str, Any]] = [e.held_out_line() if held_out else e.training_line() for e in examples]
     return b"".join(canonical_json(row).encode() + b"\n" for row in rows)
 
 
@@ -105,9 +122,12 @@ def version_name(content: str) -> str:
     return f"ds-{content[:8]}"
 
 
-def estimate_tokens(train: bytes) -> int:
-    """Tokens of one pass over the training split, roughly."""
-    return -(-len(train) // _BYTES_PER_TOKEN)
+def estimate_tokens(train: bytes, dataset_format: DatasetFormat) -> int:
+    """Tokens of one pass over the training split, roughly; of a pair, the prompt counts for either side."""
+    size = len(train)
+    if dataset_format is DatasetFormat.PREFERENCE:
+        size += sum(len(canonical_json(json.loads(line)["input"]).encode()) for line in train.splitlines())
+    return -(-size // _BYTES_PER_TOKEN)
 
 
 def lineage_of(train: Sequence[Example], held_out: Sequence[Example]) -> tuple[Lineage, ...]:
@@ -120,6 +140,7 @@ def lineage_of(train: Sequence[Example], held_out: Sequence[Example]) -> tuple[L
             reflection=example.reflection,
             trust=example.trust.name,
             task_type=example.task_type,
+            rejected=example.rejected.episode if split == "train" and example.rejected else None,
         )
         for split, examples in (("train", train), ("holdout", held_out))
         for number, example in enumerate(examples, start=1)

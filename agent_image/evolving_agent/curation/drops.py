@@ -16,6 +16,7 @@ class DropReason(StrEnum):
     ANSWER_FORMAT = "AnswerFormat"  # JSON that the client asked for beside the conversation
     INVALID_TARGET = "InvalidTarget"  # an empty answer, or a tool call that the agent could not have made
     UNSUPPORTED_CONTENT = "UnsupportedContent"  # images, sound or files in the conversation
+    NO_PAIR = "NoPair"  # preference datasets: nothing comparable that the agent said there is known as wrong
     REDACTION_FAILED = "RedactionFailed"
     EVALUATION_OVERLAP = "EvaluationOverlap"  # equal or near to a case of an evaluation suite
     NEAR_DUPLICATE = "NearDuplicate"

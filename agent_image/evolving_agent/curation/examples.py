@@ -29,6 +29,55 @@ class Target:
     tool_name: str | None = None
     tool_arguments: dict[str, Any] | None = None
 
+    def message(self) -> dict[str, Any]:
+        """The assistant's message that says it."""
+        assistant: dict[str, Any] = {"role": "assistant"}
+        if self.content is not None:
+            assistant["content"] = self.content
+        if self.tool_name is not None:
+            function = {"name": self.tool_name, "arguments": canonical_json(self.tool_arguments or {})}
+            call_id = f"call_{digest(function, length=12)}"
+            assistant["tool_calls"] = [{"id": call_id, "type": "function", "function": function}]
+        return assistant
+
+    def says_the_same_as(self, other: Target) -> bool:
+        """Whether a client could not tell the two apart."""
+        return (
+            (self.content or "").strip() == (other.content or "").strip()
+            and self.tool_name == other.tool_name
+            and (self.tool_arguments or {}) == (other.tool_arguments or {})
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a tool in the middle of a run, and its result."""
+
+    name: str
+    arguments: dict[str, Any]
+    result: str
+
+    def messages(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The assistant's call and the tool's answer; `number` tells equal calls of one run apart."""
+        function = {"name": self.name, "arguments": canonical_json(self.arguments)}
+        call_id = f"call_{digest([number, function], length=12)}"
+        call = {"id": call_id, "type": "function", "function": function}
+        return (
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call_id, "content": self.result},
+        )
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """What the agent said and should not have, to the prompt of an example."""
+
+    episode: str
+    time: str
+    by_person: bool  # who marked it: a person, or the agent's own reflection
+    target: Target
+    after: tuple[Step, ...] = ()  # the run before it, where the last word was wrong and not the first move
+
 
 @dataclass(frozen=True)
 class Example:
@@ -44,6 +93,7 @@ class Example:
     tools: tuple[dict[str, Any], ...]  # OpenAI's function shape
     target: Target
     client_tools: tuple[dict[str, Any], ...] = ()  # the same, of the client
+    rejected: Rejected | None = None  # the other side of a pair; always None in a supervised dataset
 
     @property
     def input(self) -> str:
@@ -56,19 +106,22 @@ class Example:
 
     def training_line(self) -> dict[str, Any]:
         """The example in OpenAI's chat fine-tuning format: the target is the last message."""
-        assistant: dict[str, Any] = {"role": "assistant"}
-        if self.target.content is not None:
-            assistant["content"] = self.target.content
-        if self.target.tool_name is not None:
-            function = {
-                "name": self.target.tool_name,
-                "arguments": canonical_json(self.target.tool_arguments or {}),
-            }
-            call_id = f"call_{digest(function, length=12)}"
-            assistant["tool_calls"] = [{"id": call_id, "type": "function", "function": function}]
+        return self._asked(self.target.message())
+
+    def preference_line(self, rejected: Rejected) -> dict[str, Any]:
+        """The pair in OpenAI's format for preference fine-tuning."""
+        run = (message for number, step in enumerate(rejected.after) for message in step.messages(number))
+        return {
+            "input": self._asked(*run),
+            "preferred_output": [self.target.message()],
+            "non_preferred_output": [rejected.target.message()],
+        }
+
+    def _asked(self, *then: dict[str, Any]) -> dict[str, Any]:
+        """What the agent was asked, and the messages that followed."""
         system = {"role": "system", "content": self.instructions}
         turns = [message for message in self.messages if message["role"] not in _SYSTEM_ROLES]
-        line: dict[str, Any] = {"messages": [system, *turns, assistant]}
+        line: dict[str, Any] = {"messages": [system, *turns, *then]}
         if self.tools or self.client_tools:
             line["tools"] = [*self.tools, *self.client_tools]
         return line

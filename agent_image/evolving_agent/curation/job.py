@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from evolving_agent.contract.learning import Curation, Redaction
+from evolving_agent.contract.learning import Curation, DatasetFormat, Redaction
 from evolving_agent.contract.report import CurationReport, Outcome, Report
 from evolving_agent.curation.cases import CaseError, input_text, mounted_case_files, read_cases
 from evolving_agent.curation.choose import choose_example
@@ -17,17 +17,19 @@ from evolving_agent.curation.dataset import (
     content_digest,
     dataset_exists,
     estimate_tokens,
+    held_out_lines,
     latest_manifest,
     lineage_of,
-    lines_of,
     point_to,
     read_manifest,
     remove_unfinished,
+    training_lines,
     version_name,
     write_dataset,
 )
 from evolving_agent.curation.drops import DropReason
 from evolving_agent.curation.examples import Example
+from evolving_agent.curation.pairs import WrongAnswers, rejected_answer, without_right_answer
 from evolving_agent.curation.read import Experience, quarantine, read_experience
 from evolving_agent.curation.redaction import UnscrubbableError, scrub_value
 from evolving_agent.curation.resolve import resolve
@@ -90,10 +92,18 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
 
     dropped: Counter[DropReason] = Counter()
     redacted: Counter[str] = Counter()
-    examples = list(_examples(experience, settings, dropped, redacted))
-    resolved = resolve(examples, evaluation_inputs, settings.thresholds, settings.holdout_percent, dropped)
+    examples = _examples(experience, settings, dropped, redacted)
+    resolved = resolve(
+        examples,
+        evaluation_inputs,
+        settings.thresholds,
+        settings.holdout_percent,
+        dropped,
+        pairs=settings.format is DatasetFormat.PREFERENCE,
+    )
+    noun = settings.format.examples
     counted = {reason.value: count for reason, count in sorted(dropped.items()) if count}
-    log.info("%d examples, %d held out, dropped: %s", len(resolved.train), len(resolved.held_out), counted)
+    log.info("%d %s, %d held out, dropped: %s", len(resolved.train), noun, len(resolved.held_out), counted)
 
     least = settings.thresholds.min_examples
     if len(resolved.train) < least:
@@ -101,14 +111,13 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
             run_id=context.run_id,
             outcome=Outcome.SKIPPED,
             reason="NotEnoughExamples",
-            message=f"{len(resolved.train)} of {least} examples, {_origin(experience)}"
-            + _most_common(dropped),
+            message=f"{len(resolved.train)} of {least} {noun}, {_origin(experience)}" + _most_common(dropped),
             dropped=counted,
             quarantined=len(experience.bad_lines),
         )
 
-    train = lines_of(resolved.train, held_out=False)
-    holdout = lines_of(resolved.held_out, held_out=True)
+    train = training_lines(resolved.train)
+    holdout = held_out_lines(resolved.held_out)
     content = content_digest(train, holdout)
     version = version_name(content)
     if dataset_exists(layout, version):
@@ -122,7 +131,7 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
             parent=_parent(layout),
             examples=len(resolved.train),
             holdout=len(resolved.held_out),
-            estimated_tokens=estimate_tokens(train),
+            estimated_tokens=estimate_tokens(train, settings.format),
             episodes=len(experience.episodes),
             reflections=len(experience.reflections),
             quarantined=len(experience.bad_lines),
@@ -139,7 +148,7 @@ def _curate(context: JobContext, settings: Curation, evaluation_inputs: set[str]
         run_id=context.run_id,
         outcome=Outcome.SUCCEEDED,
         reason=reason,
-        message=f"dataset {version}: {manifest.examples} examples and {manifest.holdout} held out, "
+        message=f"dataset {version}: {manifest.examples} {noun} and {manifest.holdout} held out, "
         f"{_origin(experience)}",
         dataset=manifest.ref,
         dropped=counted,
@@ -162,8 +171,13 @@ def _examples(
     settings: Curation,
     dropped: Counter[DropReason],
     redacted: Counter[str],
-) -> Iterable[Example]:
-    """One redacted example per episode that teaches something; the others are counted."""
+) -> list[Example]:
+    """One redacted example per episode that teaches something; the others are counted.
+
+    For a preference dataset each has the wrong answer beside it that it is preferred to, where one is known.
+    """
+    in_pairs = settings.format is DatasetFormat.PREFERENCE
+    least_score = settings.thresholds.min_score_percent
     reflections: dict[str, list[ReflectionRecord]] = {}
     for record in experience.reflections:
         reflections.setdefault(record.episode, []).append(record)
@@ -173,16 +187,28 @@ def _examples(
             dropped[DropReason.REPEATED_RECORD] += 1
         else:
             episodes[episode.id] = episode
+    examples, wrong_answers = [], WrongAnswers()
     for episode in episodes.values():
-        chosen = choose_example(
-            episode, reflections.get(episode.id, ()), settings.thresholds.min_score_percent
-        )
+        judgements = reflections.get(episode.id, ())
+        chosen = choose_example(episode, judgements, least_score)
+        if in_pairs:
+            right = chosen.target if isinstance(chosen, Example) else None
+            rejected = rejected_answer(episode, judgements, least_score, right)
+            if isinstance(chosen, Example):
+                chosen = replace(chosen, rejected=rejected)
+            elif rejected is not None and (prompt := without_right_answer(episode, rejected)) is not None:
+                # Counted below as what it is: no example. What was wrong in it can still serve another one.
+                clean = redact(prompt, settings.redaction, redacted)
+                if isinstance(clean, Example):
+                    wrong_answers.add(clean)
         if isinstance(chosen, Example):
             chosen = redact(chosen, settings.redaction, redacted)
         if isinstance(chosen, DropReason):
             dropped[chosen] += 1
         else:
-            yield chosen
+            examples.append(chosen)
+            wrong_answers.add(chosen)
+    return [wrong_answers.paired(example) for example in examples] if in_pairs else examples
 
 
 def _evaluation_inputs(context: JobContext, redaction: Redaction) -> set[str]:

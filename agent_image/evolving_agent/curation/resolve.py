@@ -29,24 +29,37 @@ def resolve(
     thresholds: CurationThresholds,
     holdout_percent: int,
     dropped: Counter[DropReason],
+    *,
+    pairs: bool = False,
 ) -> Resolved:
     """Resolves overlaps; what goes is counted in `dropped`. The order of `examples` does not matter.
 
-    `evaluation_inputs` are normalised inputs of the evaluation suites.
+    `evaluation_inputs` are normalised inputs of the evaluation suites. With `pairs`, only examples that have
+    their other side are trained on. Those without can still be held out: an evaluation that asked only
+    what went wrong before would not see what training spoils.
     """
-    by_preference = sorted(examples, key=lambda e: (e.trust, e.time, e.episode), reverse=True)
+    by_preference = sorted(
+        examples, key=lambda e: (e.trust, e.rejected is not None, e.time, e.episode), reverse=True
+    )
     apart = _without_evaluation_data(
         by_preference, set(evaluation_inputs), thresholds.near_duplicate_percent, dropped
     )
     unique, held_out_inputs, conflicts = _one_of_each(
         apart, thresholds.near_duplicate_percent, holdout_percent, dropped
     )
-    balanced = _balanced(unique, thresholds.max_task_type_percent, dropped)
-    newest = sorted(balanced, key=lambda e: (e.time, e.episode))[-thresholds.max_examples :]
-    dropped[DropReason.MAX_EXAMPLES] += len(balanced) - len(newest)
+    if pairs:
+        held_out = [e for e in unique if e.input in held_out_inputs]
+        paired = [e for e in unique if e.input not in held_out_inputs and e.rejected is not None]
+        dropped[DropReason.NO_PAIR] += len(unique) - len(held_out) - len(paired)
+        return Resolved(
+            train=_limited(paired, thresholds, dropped),
+            held_out=_limited(held_out, thresholds, dropped),
+            conflicts=conflicts,
+        )
+    kept = _limited(unique, thresholds, dropped)
     return Resolved(
-        train=tuple(e for e in newest if e.input not in held_out_inputs),
-        held_out=tuple(e for e in newest if e.input in held_out_inputs),
+        train=tuple(e for e in kept if e.input not in held_out_inputs),
+        held_out=tuple(e for e in kept if e.input in held_out_inputs),
         conflicts=conflicts,
     )
 
@@ -120,6 +133,16 @@ def _is_duplicate(example: Example, similar: Example) -> bool:
 def _same_call(one: Example, other: Example) -> bool:
     left, right = one.target, other.target
     return (left.tool_name, left.tool_arguments) == (right.tool_name, right.tool_arguments)
+
+
+def _limited(
+    by_preference: Sequence[Example], thresholds: CurationThresholds, dropped: Counter[DropReason]
+) -> tuple[Example, ...]:
+    """In balance, and the newest of them, in the order of time."""
+    balanced = _balanced(by_preference, thresholds.max_task_type_percent, dropped)
+    newest = sorted(balanced, key=lambda e: (e.time, e.episode))[-thresholds.max_examples :]
+    dropped[DropReason.MAX_EXAMPLES] += len(balanced) - len(newest)
+    return tuple(newest)
 
 
 def _balanced(

@@ -58,11 +58,52 @@ class ProviderError(Exception):
     """An error in OpenAI's shape."""
 
     def __init__(
-        self, status: int, message: str, code: str | None, kind: str = "invalid_request_error"
+        self,
+        status: int,
+        message: str,
+        code: str | None,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+# What "auto", or nothing, comes to.
+_COMMON_DEFAULTS: dict[str, Any] = {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.0}
+_METHOD_DEFAULTS = {"supervised": _COMMON_DEFAULTS, "dpo": _COMMON_DEFAULTS | {"beta": 0.1}}
+_MOST_BETA = 2
+
+
+def _method_of(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The training method that a job's creation asks for, and its hyperparameters. Raises ProviderError."""
+    method = body.get("method") or {"type": "supervised"}
+    name = method.get("type")
+    if name not in _METHOD_DEFAULTS:
+        raise _invalid(
+            "method.type", f"Invalid value: '{name}'. Supported values are: 'supervised' and 'dpo'."
+        )
+    if other := sorted(method.keys() - {"type", name}):
+        raise _invalid(f"method.{other[0]}", f"'{other[0]}' is not allowed with method '{name}'.")
+    given = (method.get(name) or {}).get("hyperparameters") or body.get("hyperparameters") or {}
+    defaults, path = _METHOD_DEFAULTS[name], f"method.{name}.hyperparameters"
+    chosen = dict(defaults)
+    for key, value in given.items():
+        if key not in defaults:
+            raise _invalid(f"{path}.{key}", f"Unknown parameter: '{path}.{key}'.", "unknown_parameter")
+        if value == "auto":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise _invalid(f"{path}.{key}", f"Invalid value: {value!r}. Expected a number above 0.")
+        if key == "beta" and value > _MOST_BETA:
+            raise _invalid(f"{path}.{key}", f"Invalid value: {value!r}. Expected at most {_MOST_BETA}.")
+        chosen[key] = value
+    return name, chosen
+
+
+def _invalid(param: str, message: str, code: str = "invalid_value") -> ProviderError:
+    return ProviderError(400, message, code, param=param)
 
 
 @dataclass
@@ -94,7 +135,8 @@ class Job:
     training_file: str
     suffix: str
     metadata: dict[str, str]
-    epochs: int
+    method: str
+    hyperparameters: dict[str, Any]
     seed: int
     created: float
     seconds: float
@@ -119,7 +161,8 @@ class Job:
             "status": self.status,
             "training_file": self.training_file,
             "validation_file": None,
-            "hyperparameters": {"n_epochs": self.epochs, "batch_size": 1, "learning_rate_multiplier": 1.0},
+            "hyperparameters": {name: self.hyperparameters[name] for name in _COMMON_DEFAULTS},
+            "method": {"type": self.method, self.method: {"hyperparameters": self.hyperparameters}},
             "trained_tokens": self.trained_tokens,
             "error": self.error,
             "seed": self.seed,
@@ -269,15 +312,15 @@ class Provider:
         if body.get("model") not in self._models:
             raise ProviderError(404, f"The model `{body.get('model')}` does not exist.", "model_not_found")
         self._file(body.get("training_file", ""))
-        supervised = ((body.get("method") or {}).get("supervised") or {}).get("hyperparameters") or {}
-        epochs = supervised.get("n_epochs", (body.get("hyperparameters") or {}).get("n_epochs", 3))
+        method, hyperparameters = _method_of(body)
         job = Job(
             id=f"ftjob-{next(self._numbers)}",
             model=body["model"],
             training_file=body["training_file"],
             suffix=body.get("suffix") or "",
             metadata=body.get("metadata") or {},
-            epochs=epochs if isinstance(epochs, int) else 3,
+            method=method,
+            hyperparameters=hyperparameters,
             seed=body.get("seed") or 0,
             created=time.time(),
             seconds=self.faults.job_seconds,
@@ -354,20 +397,21 @@ class Provider:
     def _finish(self, job: Job, now: float) -> None:
         content = self._file(job.training_file).content
         try:
-            taught = TaughtModel.from_file(content)
+            taught = TaughtModel.from_file(content, job.method)
         except TrainingFileError as problem:
-            self._fail(job, now, "invalid_training_file", str(problem))
+            message = f"The job failed due to an invalid training file. Invalid file format. {problem}"
+            self._fail(job, now, "invalid_training_file", message, "training_file")
             return
         base = job.model.removeprefix("ft:").split(":")[0]
         job.fine_tuned_model = f"ft:{base}:test:{job.suffix}:{job.id.removeprefix('ftjob-')}"
-        job.trained_tokens = len(content) // 4 * job.epochs
+        job.trained_tokens = len(content) // 4 * job.hyperparameters["n_epochs"]
         job.status, job.finished = "succeeded", now
         job.events.append((now, "The job has successfully completed"))
         self._models[job.fine_tuned_model] = taught
 
-    def _fail(self, job: Job, now: float, code: str, message: str) -> None:
+    def _fail(self, job: Job, now: float, code: str, message: str, param: str | None = None) -> None:
         job.status, job.finished = "failed", now
-        job.error = {"code": code, "message": message, "param": None}
+        job.error = {"code": code, "message": message, "param": param}
         job.events.append((now, message))
 
 

@@ -45,6 +45,47 @@ def asked_text(messages: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
+def _supervised_lesson(line: Any) -> _Lesson:
+    if "messages" not in line:
+        raise TrainingFileError("a chat fine-tuning example needs 'messages'")
+    messages = line["messages"]
+    return _Lesson(words_of(asked_text(messages)), _answer_of(messages[-1], "the last message"))
+
+
+def _preference_lesson(line: Any) -> _Lesson:
+    """What is preferred; the other output must be one as well, and another one."""
+    if unknown := line.keys() - {"input", "preferred_output", "non_preferred_output"}:
+        raise TrainingFileError(f"a preference example has no {sorted(unknown)[0]!r}")
+    if missing := {"input", "preferred_output", "non_preferred_output"} - line.keys():
+        raise TrainingFileError(f"a preference example needs {sorted(missing)[0]!r}")
+    asked = line["input"]
+    if unknown := asked.keys() - {"messages", "tools", "parallel_tool_calls"}:
+        raise TrainingFileError(f"'input' has no {sorted(unknown)[0]!r}")
+    if asked["messages"][-1]["role"] == "assistant":
+        raise TrainingFileError("'input.messages' must end before the assistant's answer")
+    answers = []
+    for side in ("preferred_output", "non_preferred_output"):
+        if len(line[side]) != 1:
+            raise TrainingFileError(f"{side!r} must hold exactly one message")
+        answers.append(_answer_of(line[side][0], repr(side)))
+    if answers[0] == answers[1]:
+        raise TrainingFileError("the two outputs are the same")
+    return _Lesson(words_of(asked_text(asked["messages"])), answers[0])
+
+
+def _answer_of(message: Mapping[str, Any], where: str) -> Answer:
+    if message["role"] != "assistant":
+        raise TrainingFileError(f"{where} must be from the assistant")
+    calls = tuple(
+        (call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", ())
+    )
+    for _, arguments in calls:
+        json.loads(arguments)
+    if not calls and not message.get("content"):
+        raise TrainingFileError(f"{where} says nothing")
+    return Answer(message.get("content"), calls)
+
+
 class TaughtModel:
     """Made of a fine-tuning file; with no lesson it is the base model, which knows nothing."""
 
@@ -59,26 +100,20 @@ class TaughtModel:
         self._weights = {word: max(0.01, different / len(given) - 1) for word, given in answers.items()}
 
     @classmethod
-    def from_file(cls, content: bytes, least: int = 10) -> TaughtModel:
-        """Learns chat fine-tuning lines. Raises TrainingFileError: a bad line, or fewer than `least`."""
+    def from_file(cls, content: bytes, method: str = "supervised", least: int = 10) -> TaughtModel:
+        """Learns the lines of a fine-tuning file for that method: "supervised" or "dpo".
+
+        Raises TrainingFileError: a bad line, one of the other method's format, or fewer than `least`.
+        """
+        read = _preference_lesson if method == "dpo" else _supervised_lesson
         lessons = []
         for number, line in enumerate(content.splitlines(), start=1):
             try:
-                messages = json.loads(line)["messages"]
-                target = messages[-1]
-                if target["role"] != "assistant":
-                    raise TrainingFileError(f"line {number}: the last message must be from the assistant")
-                calls = tuple(
-                    (call["function"]["name"], call["function"]["arguments"])
-                    for call in target.get("tool_calls", ())
-                )
-                for _, arguments in calls:
-                    json.loads(arguments)
-            except TrainingFileError:
-                raise
-            except (ValueError, KeyError, TypeError, IndexError) as problem:
+                lessons.append(read(json.loads(line)))
+            except TrainingFileError as problem:
+                raise TrainingFileError(f"line {number}: {problem}") from problem
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
                 raise TrainingFileError(f"line {number}: {problem!r}") from problem
-            lessons.append(_Lesson(words_of(asked_text(messages)), Answer(target.get("content"), calls)))
         if len(lessons) < least:
             raise TrainingFileError(f"{len(lessons)} examples; at least {least} are needed")
         return cls(lessons)

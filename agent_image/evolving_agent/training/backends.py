@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from evolving_agent.contract.learning import Hyperparameters
+from evolving_agent.contract.learning import DatasetFormat, Hyperparameters
 from evolving_agent.training.run_state import RunFile
 
 
@@ -17,6 +17,7 @@ class Order:
     agent: str
     suffix: str
     dataset_dir: Path
+    dataset_format: DatasetFormat
     hyperparameters: Hyperparameters
     deadline_seconds: int  # from the creation of the provider's job
 

@@ -6,7 +6,13 @@ import logging
 from contextlib import closing
 
 from evolving_agent.contract import env
-from evolving_agent.contract.learning import BackendType, LearningConfig, OpenAIBackend, Training
+from evolving_agent.contract.learning import (
+    BackendType,
+    DatasetFormat,
+    LearningConfig,
+    OpenAIBackend,
+    Training,
+)
 from evolving_agent.contract.report import MAX_MESSAGE_CHARS, Outcome, Report, TrainingReport, parse_report
 from evolving_agent.curation.dataset import DatasetError, Manifest, latest_manifest, read_manifest
 from evolving_agent.reporting import JobContext, JobError, log_to_stderr, run_job
@@ -79,6 +85,7 @@ def _finetune(
             continue
         if (
             Identity.of(learning, training, state.dataset) == state.identity
+            and _wanted_format(learning) in (None, state.dataset.format)
             and state.endpoint == backend.endpoint
         ):
             log.info("going on with training %s, begun at %s", state.key, state.started)
@@ -90,7 +97,9 @@ def _finetune(
         return _skipped(context, "NoDataset", "no dataset has been curated yet")
     identity = Identity.of(learning, training, dataset.ref)
     states = all_states(layout)
-    candidate = Candidate(identity, dataset, _last_trained(layout, states), states, training)
+    candidate = Candidate(
+        identity, dataset, _last_trained(layout, states), states, training, _wanted_format(learning)
+    )
     objection = objection_to(candidate)
     known = candidate.state
     if objection is not None:
@@ -110,6 +119,7 @@ def _train(
         agent=learning.agent,
         suffix=training.suffix or learning.agent,
         dataset_dir=context.layout.dataset(run.state.dataset.version),
+        dataset_format=run.state.dataset.format,
         hyperparameters=training.hyperparameters,
         deadline_seconds=training.active_deadline_seconds - DEADLINE_MARGIN_SECONDS,
     )
@@ -139,6 +149,11 @@ def _abandon(backend: Backend, run: RunFile) -> None:
         backend.cancel(run)
     run.end(Phase.FAILED, failure_reason="Superseded", failure_message="the training settings were changed")
     log.info("training %s is superseded by other settings", run.state.key)
+
+
+def _wanted_format(learning: LearningConfig) -> DatasetFormat | None:
+    """What is curated now; None where nothing is, and any dataset that is there will do."""
+    return learning.curation.format if learning.curation is not None else None
 
 
 def _backend(context: JobContext, learning: LearningConfig, training: Training) -> Backend:
@@ -183,8 +198,8 @@ def _trained(context: JobContext, state: TrainingState, reason: str) -> Training
         run_id=context.run_id,
         outcome=Outcome.SUCCEEDED,
         reason=reason,
-        message=f"{state.model_id} was trained from {state.base} on {state.dataset.examples} examples "
-        f"of {state.dataset.version}",
+        message=f"{state.model_id} was trained from {state.base} on {state.dataset.examples} "
+        f"{state.dataset.format.examples} of {state.dataset.version}",
         base=state.base,
         model_id=state.model_id,
         backend=state.backend.value,

@@ -34,6 +34,7 @@ class LoRATraining:
                 adapters=self._adapters,
                 model_id=model_id,
                 settings=self._settings,
+                dataset_format=order.dataset_format,
                 hyperparameters=order.hyperparameters,
                 endpoint=self._model_endpoint,
                 on_progress=lambda progress: log.info("%s", progress),

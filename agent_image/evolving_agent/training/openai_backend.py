@@ -18,7 +18,7 @@ import openai
 from openai.types.fine_tuning import FineTuningJob
 
 from evolving_agent.contract.base import digest
-from evolving_agent.contract.learning import OpenAIBackend
+from evolving_agent.contract.learning import DatasetFormat, OpenAIBackend
 from evolving_agent.curation.dataset import TRAIN_FILE
 from evolving_agent.reporting import JobError
 from evolving_agent.training.backends import Order, Trained, TrainingFailedError
@@ -101,14 +101,21 @@ class OpenAIFineTuning:
                 seed=order.hyperparameters.seed,
                 metadata={METADATA_KEY: _mark(state)}
                 | ({AGENT_METADATA_KEY: self._agent_uid} if self._agent_uid else {}),
-                method={"type": "supervised", "supervised": {"hyperparameters": self._tuning(order)}},
+                method=self._method(order),
             )
             log.info("created job %s", made.id)
             return made
 
         return self._patiently(find_or_create).id
 
-    def _tuning(self, order: Order) -> Any:
+    def _method(self, order: Order) -> Any:
+        """The method that fits the dataset: the provider refuses a file of the other format."""
+        if order.dataset_format is DatasetFormat.SUPERVISED:
+            return {"type": "supervised", "supervised": {"hyperparameters": self._tuning(order)}}
+        beta = {"beta": order.hyperparameters.effective_beta_percent / 100}
+        return {"type": "dpo", "dpo": {"hyperparameters": self._tuning(order) | beta}}
+
+    def _tuning(self, order: Order) -> dict[str, Any]:
         values: dict[str, Any] = {"n_epochs": order.hyperparameters.epochs}
         if order.hyperparameters.batch_size is not None:
             values["batch_size"] = order.hyperparameters.batch_size

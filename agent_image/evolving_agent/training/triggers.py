@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evolving_agent.contract.learning import Training
+from evolving_agent.contract.learning import DatasetFormat, Training
 from evolving_agent.curation.dataset import Manifest
 from evolving_agent.training.run_state import Identity, Phase, TrainingState
 
@@ -21,6 +21,7 @@ class Candidate:
     last_trained: Manifest | None
     states: Sequence[TrainingState]
     training: Training
+    wanted_format: DatasetFormat | None = None  # None: whatever the dataset is
 
     @property
     def state(self) -> TrainingState | None:
@@ -54,16 +55,28 @@ def attempts_are_left(candidate: Candidate) -> Objection | None:
     )
 
 
+def is_of_the_wanted_format(candidate: Candidate) -> Objection | None:
+    found, wanted = candidate.dataset.settings.format, candidate.wanted_format
+    if wanted is None or found is wanted:
+        return None
+    return Objection(
+        "DatasetOfOtherFormat",
+        f"dataset {candidate.dataset.version} is {found.value}, and curation.format is now {wanted.value}: "
+        "the next curation makes such a one",
+    )
+
+
 def enough_is_new(candidate: Candidate) -> Objection | None:
     known: set[str] = set()
-    if candidate.last_trained is not None:
-        known = {row.episode for row in candidate.last_trained.lineage if row.split == "train"}
+    last, found = candidate.last_trained, candidate.dataset.settings.format
+    if last is not None and last.settings.format is found:  # what was an example before is new as a pair
+        known = {row.episode for row in last.lineage if row.split == "train"}
     new = sum(1 for row in candidate.dataset.lineage if row.split == "train" and row.episode not in known)
     least = candidate.training.thresholds.min_new_examples
     if new >= least:
         return None
-    since = f" since {candidate.last_trained.version}" if candidate.last_trained is not None else ""
-    return Objection("NotEnoughNewExamples", f"{new} of {least} new examples{since}")
+    since = f" since {last.version}" if last is not None else ""
+    return Objection("NotEnoughNewExamples", f"{new} of {least} new {found.examples}{since}")
 
 
 def affordable(candidate: Candidate) -> Objection | None:
@@ -82,6 +95,7 @@ def affordable(candidate: Candidate) -> Objection | None:
 POLICIES: tuple[Callable[[Candidate], Objection | None], ...] = (
     not_trained_yet,
     attempts_are_left,
+    is_of_the_wanted_format,
     enough_is_new,
     affordable,
 )

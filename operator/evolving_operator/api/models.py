@@ -384,6 +384,12 @@ class EvolvingAgentSpec(Document):
             "to Disabled)",
             ".agent.memory.type",
         ),
+        Rule(
+            "!has(self.training) || !has(self.training.hyperparameters.betaPercent) "
+            "|| (has(self.curation) && self.curation.format == 'Preference')",
+            "training.hyperparameters.betaPercent is only for curation.format Preference",
+            ".training.hyperparameters.betaPercent",
+        ),
     )
 
     suspend: bool = Field(default=False, description="Stops learning; the agent keeps serving.")

@@ -136,6 +136,28 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
         {"training": {"backend": {"type": "OpenAI"}}},
         ["spec.training.backend.lora", "lora is only for type LoRA"],
     ),
+    "beta for a method that has none": (
+        {"training": {"hyperparameters": {"betaPercent": 10}}},
+        [
+            "spec.training.hyperparameters.betaPercent",
+            "betaPercent is only for curation.format Preference",
+        ],
+    ),
+    "beta where nothing is curated": (
+        {"curation": None, "training": {"hyperparameters": {"betaPercent": 10}}},
+        ["betaPercent is only for curation.format Preference"],
+    ),
+    "a beta that no provider takes": (
+        {
+            "curation": {"format": "Preference"},
+            "training": {"hyperparameters": {"betaPercent": 201}},
+        },
+        ["spec.training.hyperparameters.betaPercent", "less than or equal to 200"],
+    ),
+    "a format that does not exist": (
+        {"curation": {"format": "Ranking"}},
+        ["spec.curation.format", "Unsupported value"],
+    ),
     "a suffix that no provider takes": (
         {"training": {"suffix": "my model"}},
         ["spec.training.suffix", "should match"],
@@ -303,6 +325,20 @@ def test_a_name_that_its_children_could_not_carry_is_refused(
 ) -> None:
     with pytest.raises(AssertionError, match=expected):
         api.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(agent(name)))
+
+
+def test_beta_comes_and_goes_with_preference(api: RunningCluster, namespace: str) -> None:
+    tuned = {"hyperparameters": {"betaPercent": 30}}
+    create(api, namespace, agent(curation={"format": "Preference"}, training=tuned))
+
+    with pytest.raises(AssertionError, match=r"betaPercent is only for curation\.format Preference"):
+        patch(api, namespace, "eva/support", {"spec": {"curation": {"format": "Supervised"}}})
+
+    without = {"training": {"hyperparameters": {"betaPercent": None}}, "curation": {"format": "Supervised"}}
+    patch(api, namespace, "eva/support", {"spec": without})
+    assert (
+        "betaPercent" not in api.get("-n", namespace, "eva", "support")["spec"]["training"]["hyperparameters"]
+    )
 
 
 def test_what_is_stored_is_what_the_models_mean(api: RunningCluster, namespace: str) -> None:

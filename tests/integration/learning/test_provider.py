@@ -137,3 +137,82 @@ def test_an_unknown_fault_is_refused(provider: RunningProvider) -> None:
     answer = httpx.post(f"{provider.root}/control", json={"outtage": True})
     assert answer.status_code == 400
     assert "outtage" in answer.text
+
+
+def preference_lines(count: int, **changes: Any) -> bytes:
+    """The first requests of the bank, each with its right call and what was said instead."""
+    rows = []
+    for line in training_lines(count).splitlines():
+        *asked, right = json.loads(line)["messages"]
+        wrong = {"role": "assistant", "content": "Ask your branch."}
+        row = {"input": {"messages": asked, "tools": TOOLS}}
+        rows.append(row | {"preferred_output": [right], "non_preferred_output": [wrong]} | changes)
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def ended_job(client: openai.OpenAI, content: bytes, method: Any) -> Any:
+    file = client.files.create(file=("train.jsonl", content), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(model="base-model", training_file=file.id, method=method)
+    finished = ("succeeded", "failed")
+    return eventually(
+        lambda: now if (now := client.fine_tuning.jobs.retrieve(job.id)).status in finished else None,
+        20,
+        "the job has ended",
+    )
+
+
+DPO = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.5}}}
+SUPERVISED = {"type": "supervised"}
+
+
+def test_dpo_teaches_what_is_preferred(client: openai.OpenAI) -> None:
+    job = ended_job(client, preference_lines(18), DPO)
+    assert job.status == "succeeded"
+    assert (job.method.type, job.method.dpo.hyperparameters.beta) == ("dpo", 0.5)
+    said = asked(client, job.fine_tuned_model, "Could I borrow a little money?", tools=TOOLS).choices[0]
+    assert json.loads(said.message.tool_calls[0].function.arguments) == {"team": "loans"}
+
+
+@pytest.mark.parametrize(
+    ("content", "method", "words"),
+    [
+        (training_lines(18), DPO, "line 1: a preference example has no 'messages'"),
+        (preference_lines(18), SUPERVISED, "line 1: a chat fine-tuning example needs 'messages'"),
+        (preference_lines(9), DPO, "at least 10"),
+        (preference_lines(18, preferred_output=[]), DPO, "'preferred_output' must hold exactly one"),
+        (preference_lines(18, non_preferred_output=[{"role": "user", "content": "x"}]), DPO, "assistant"),
+        (preference_lines(18, input={"messages": []}), DPO, "line 1: "),
+        (preference_lines(18, input={}), DPO, "line 1: KeyError('messages')"),
+    ],
+)
+def test_a_file_that_does_not_fit_the_method_fails_the_job(
+    client: openai.OpenAI, content: bytes, method: Any, words: str
+) -> None:
+    job = ended_job(client, content, method)
+    assert (job.status, job.error.code, job.error.param) == (
+        "failed",
+        "invalid_training_file",
+        "training_file",
+    )
+    assert words in job.error.message
+
+
+@pytest.mark.parametrize(
+    ("method", "param"),
+    [
+        ({"type": "wishful"}, "method.type"),
+        ({"type": "supervised", "dpo": {}}, "method.dpo"),
+        ({"type": "supervised", "supervised": {"hyperparameters": {"beta": 0.1}}},
+         "method.supervised.hyperparameters.beta"),
+        ({"type": "dpo", "dpo": {"hyperparameters": {"beta": 2.5}}}, "method.dpo.hyperparameters.beta"),
+        ({"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 0}}}, "method.dpo.hyperparameters.n_epochs"),
+    ],
+)  # fmt: skip
+def test_a_method_that_does_not_exist_so_is_refused_by_name(
+    client: openai.OpenAI, provider: RunningProvider, method: Any, param: str
+) -> None:
+    file = client.files.create(file=("train.jsonl", training_lines(18)), purpose="fine-tune")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.fine_tuning.jobs.create(model="base-model", training_file=file.id, method=method)
+    assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
+    assert provider.count("fine_tuning_jobs_created") == 0

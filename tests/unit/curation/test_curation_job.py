@@ -11,13 +11,13 @@ import pytest
 
 from evolving_agent.contract import env
 from evolving_agent.contract.config import Endpoint
-from evolving_agent.contract.learning import Curation, CurationThresholds, LearningConfig
+from evolving_agent.contract.learning import Curation, CurationThresholds, DatasetFormat, LearningConfig
 from evolving_agent.contract.report import CurationReport, Outcome
 from evolving_agent.curation import job
 from evolving_agent.curation.dataset import latest_manifest, read_manifest
 from evolving_agent.store.durable import exclusive
-from evolving_agent.store.records import Record
-from evolving_agent.testing.experience import episode, routed_to, write_log
+from evolving_agent.store.records import Record, ReflectionSource
+from evolving_agent.testing.experience import episode, reflection, routed_to, write_log
 from evolving_agent.testing.jobs import JobBench
 
 REQUESTS = [
@@ -251,3 +251,82 @@ def test_a_run_that_is_killed_between_two_writes_is_made_up_for(
     assert latest is not None
     assert report.dataset == latest.ref
     assert report.dataset.examples + report.dataset.holdout == 20
+
+
+def test_a_preference_dataset_holds_pairs_and_the_same_held_out_cases(bench: JobBench) -> None:
+    """24 requests were corrected; the others were answered well, three of them after a bad answer."""
+    well = [episode(n, REQUESTS[n], answer=f"Certainly, {n}.") for n in range(24, 36)]
+    badly = [episode(100 + n, REQUESTS[n], answer="Ask your branch.") for n in range(24, 27)]
+    judged = [reflection(e, ReflectionSource.FEEDBACK, score=100) for e in well]
+    judged += [reflection(e, ReflectionSource.FEEDBACK, score=0) for e in badly]
+    write_log(bench.layout, [*taught(0, 24), *well, *badly, *judged])
+    supervised = curated(bench)
+    configured(bench, format=DatasetFormat.PREFERENCE)
+    report = curated(bench, "run-2")
+
+    assert (report.outcome, report.reason) == (Outcome.SUCCEEDED, "DatasetWritten")
+    assert supervised.dataset is not None
+    assert report.dataset is not None
+    assert report.dataset.format is DatasetFormat.PREFERENCE
+    assert f"{report.dataset.examples} pairs and" in report.message
+    assert report.dropped["LowScore"] == 3
+    assert report.dropped["NoPair"] > 0
+    assert report.dataset.examples + report.dataset.holdout + sum(report.dropped.values()) == 39
+
+    # the evaluation asks what it would ask with the other format, what went well before included
+    before, now = (bench.layout.dataset(each.version) for each in (supervised.dataset, report.dataset))
+    assert (now / "holdout.jsonl").read_bytes() == (before / "holdout.jsonl").read_bytes()
+    lines = [json.loads(line) for line in (now / "train.jsonl").read_text().splitlines()]
+    held_out = {
+        json.loads(line)["case"]["input"] for line in (now / "holdout.jsonl").read_text().splitlines()
+    }
+    assert {tuple(line) for line in lines} == {("input", "non_preferred_output", "preferred_output")}
+    assert not held_out & {line["input"]["messages"][1]["content"] for line in lines}
+    for line in lines:
+        (said,), (right,) = line["non_preferred_output"], line["preferred_output"]
+        assert line["input"]["messages"][-1]["role"] == "user"
+        if "tool_calls" in right:
+            assert said["content"] == "I am not sure."
+            assert right["tool_calls"][0]["function"]["arguments"] == '{"team":"cards"}'
+        else:
+            assert (said["content"], right["content"][:9]) == ("Ask your branch.", "Certainly")
+
+    # the manifest tells of either side, and counts the prompt for both
+    manifest, other = (read_manifest(bench.layout, each.name) for each in (now, before))
+    rows = [row for row in manifest.lineage if row.split == "train"]
+    assert all(row.rejected for row in rows)
+    assert {row.episode == row.rejected for row in rows} == {True, False}
+    assert all(row.rejected is None for row in other.lineage)
+    assert manifest.estimated_tokens / manifest.examples > 1.5 * other.estimated_tokens / other.examples
+
+    # and the same again is the same, whatever the order of the log's lines
+    log = bench.layout.episode_files[0]
+    log.write_bytes(b"".join(reversed(log.read_bytes().splitlines(keepends=True))))
+    again = curated(bench, "run-3")
+    assert (again.reason, again.dataset) == ("DatasetUnchanged", report.dataset)
+
+
+def test_too_few_pairs_are_no_dataset_though_there_are_enough_examples(bench: JobBench) -> None:
+    well = [episode(n, REQUESTS[n], answer=f"Certainly, {n}.") for n in range(30)]
+    judged = [reflection(e, ReflectionSource.FEEDBACK, score=100) for e in well]
+    write_log(bench.layout, [*well, *judged])
+    configured(bench, format=DatasetFormat.PREFERENCE)
+    report = curated(bench)
+
+    assert (report.outcome, report.reason) == (Outcome.SKIPPED, "NotEnoughExamples")
+    assert report.message.startswith("0 of 10 pairs, from 30 requests (dropped: ")
+    assert report.dropped["NoPair"] + report.dropped.get("NearDuplicate", 0) <= 30
+
+
+def test_what_was_curated_before_there_were_formats_is_curated_to_the_same_bytes(bench: JobBench) -> None:
+    """An upgrade that changed one byte would make a new dataset, and train every agent anew."""
+    write_log(bench.layout, taught(0, 30))
+    report = curated(bench)
+    assert report.dataset is not None
+    assert report.dataset.digest == "6555bf2e54a5314a527517716098f57ca429ecf3a2139b799cdcd45868c10660"
+
+    path = bench.layout.dataset(report.dataset.version) / "manifest.json"
+    document = json.loads(path.read_text())
+    assert document["settings"].pop("format") == "Supervised"
+    path.write_text(json.dumps(document))  # as it was written before
+    assert read_manifest(bench.layout, report.dataset.version).ref == report.dataset

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evolving_agent.contract.learning import CurationThresholds
 from evolving_agent.curation.choose import GENERAL
 from evolving_agent.curation.drops import DropReason
-from evolving_agent.curation.examples import Example, Target, Trust
+from evolving_agent.curation.examples import Example, Rejected, Target, Trust
 from evolving_agent.curation.resolve import Resolved, is_held_out, resolve, task_type_limit
 from evolving_agent.curation.similarity import SimilarityIndex, normalised, shingles
 
@@ -39,9 +39,16 @@ def resolved(
     thresholds: CurationThresholds = NO_LIMITS,
     holdout: int = 0,
     evaluation: tuple[str, ...] = (),
+    *,
+    pairs: bool = False,
 ) -> tuple[Resolved, Counter[DropReason]]:
     dropped: Counter[DropReason] = Counter()
-    return resolve(examples, evaluation, thresholds, holdout, dropped), dropped
+    return resolve(examples, evaluation, thresholds, holdout, dropped, pairs=pairs), dropped
+
+
+def paired(made: Example) -> Example:
+    wrong = Rejected(episode=made.episode, time=made.time, by_person=True, target=Target("no"))
+    return replace(made, rejected=wrong)
 
 
 def jaccard_at_least(left: str, right: str, percent: int) -> bool:
@@ -206,3 +213,47 @@ def test_above_the_maximum_the_newest_stay_and_every_example_is_accounted_for() 
     assert len(kept) + dropped.total() == len(examples)
     assert dropped[DropReason.MAX_EXAMPLES] > 0
     assert dropped[DropReason.TASK_TYPE_LIMIT] > 0
+
+
+@given(st.lists(st.tuples(words.map(" ".join), st.booleans()), min_size=1, max_size=20), st.data())
+def test_only_pairs_are_trained_on_and_everything_else_is_held_out_or_accounted_for(
+    inputs: list[tuple[str, bool]], data: st.DataObject
+) -> None:
+    examples = [
+        paired(example(n, text)) if has_pair else example(n, text)
+        for n, (text, has_pair) in enumerate(inputs)
+    ]
+    thresholds = CurationThresholds(near_duplicate_percent=70, max_task_type_percent=100)
+    cut = data.draw(st.integers(min_value=0, max_value=len(examples)))
+    before, _ = resolved(examples[:cut], thresholds, holdout=30, pairs=True)
+    after, dropped = resolved(data.draw(st.permutations(examples)), thresholds, holdout=30, pairs=True)
+    supervised, _ = resolved(examples, thresholds, holdout=30)
+
+    assert all(kept.rejected is not None for kept in after.train)
+    assert len(after.train) + len(after.held_out) + dropped.total() == len(examples)
+    once_held_out = {e.input for e in (*before.held_out, *supervised.held_out)}
+    assert not once_held_out & {e.input for e in after.train}
+
+
+def test_of_equally_trusted_near_duplicates_one_in_a_pair_stays_and_trust_comes_first() -> None:
+    newer = example(2, "my card has not arrived yet")
+    older = paired(example(1, "My card has not arrived yet!"))
+    outcome, _ = resolved([newer, older], pairs=True)
+    assert outcome.train == (older,)
+
+    by_itself = replace(older, trust=Trust.SELF_CORRECTION)
+    outcome, dropped = resolved([newer, by_itself], pairs=True)
+    assert outcome.train == ()
+    assert +dropped == {DropReason.NEAR_DUPLICATE: 1, DropReason.NO_PAIR: 1}
+
+
+def test_task_types_are_in_balance_among_the_pairs_and_the_newest_pairs_stay() -> None:
+    distinct = [f"{a}{b} {b}{a}{a} {a * 3}" for a in "abcdef" for b in "uvwxyz"]
+    examples = [example(n, t, task_type="ab"[n % 3 == 0]) for n, t in enumerate(distinct)]
+    pairs = [e if n % 4 == 1 else paired(e) for n, e in enumerate(examples)]
+    outcome, dropped = resolved(pairs, CurationThresholds(max_examples=14), pairs=True)
+    assert dropped[DropReason.NO_PAIR] == 9
+    counts = Counter(e.task_type for e in outcome.train)
+    assert len(outcome.train) == 14
+    assert dropped[DropReason.TASK_TYPE_LIMIT] > 0
+    assert counts.total() + dropped.total() == len(distinct)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from evolving_agent.contract.config import Endpoint
 from evolving_agent.contract.learning import (
+    AdapterVolume,
     BackendType,
     Curation,
+    DatasetFormat,
     Hyperparameters,
     LearningConfig,
+    LoRABackend,
     Training,
     TrainingBackend,
     TrainingThresholds,
@@ -28,7 +32,9 @@ TRAINING = Training(
 LEARNING = LearningConfig(agent="support", base_model="base", endpoint=Endpoint(), training=TRAINING)
 
 
-def dataset(first: int, last: int, tokens: int = 10_000) -> Manifest:
+def dataset(
+    first: int, last: int, tokens: int = 10_000, kind: DatasetFormat = DatasetFormat.SUPERVISED
+) -> Manifest:
     lineage = tuple(
         Lineage(
             split="train",
@@ -44,7 +50,8 @@ def dataset(first: int, last: int, tokens: int = 10_000) -> Manifest:
     return Manifest(
         version=f"ds-{first}-{last}", digest=f"{first}-{last}", created="2026-01-01T00:00:00Z",
         examples=len(lineage), holdout=0, estimated_tokens=tokens, episodes=0, reflections=0, quarantined=0,
-        conflicts=0, redacted={}, dropped={}, settings=Curation(schedule="@daily"), lineage=lineage,
+        conflicts=0, redacted={}, dropped={}, settings=Curation(schedule="@daily", format=kind),
+        lineage=lineage,
     )  # fmt: skip
 
 
@@ -104,3 +111,60 @@ def test_the_identity_changes_with_what_is_learned_and_not_with_where() -> None:
     assert Identity.of(longer, longer.training, ref).key != key
     assert Identity.of(LEARNING, TRAINING, dataset(0, 51).ref).key != key
     assert Identity.of(elsewhere, TRAINING, ref).key == key
+
+
+def pairs(first: int, last: int) -> Manifest:
+    return dataset(first, last, kind=DatasetFormat.PREFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("latest", "last_trained", "wanted", "reason", "words"),
+    [
+        (pairs(0, 50), None, DatasetFormat.PREFERENCE, None, ""),
+        (pairs(0, 50), None, None, None, ""),  # nothing is curated any more: what is there will do
+        (pairs(0, 50), None, DatasetFormat.SUPERVISED, "DatasetOfOtherFormat", "is Preference, and"),
+        (dataset(0, 50), None, DatasetFormat.PREFERENCE, "DatasetOfOtherFormat", "is now Preference"),
+        (pairs(0, 49), None, DatasetFormat.PREFERENCE, "NotEnoughNewExamples", "49 of 50 new pairs"),
+        (pairs(0, 99), pairs(0, 50), DatasetFormat.PREFERENCE, "NotEnoughNewExamples", "49 of 50 new pairs"),
+        # what was trained as an example has not been trained as a pair
+        (pairs(0, 50), dataset(0, 50), DatasetFormat.PREFERENCE, None, ""),
+        (dataset(0, 50), pairs(0, 50), DatasetFormat.SUPERVISED, None, ""),
+    ],
+)
+def test_pairs_and_examples_are_counted_apart_and_trained_only_as_wanted(
+    latest: Manifest,
+    last_trained: Manifest | None,
+    wanted: DatasetFormat | None,
+    reason: str | None,
+    words: str,
+) -> None:
+    objection = objection_to(replace(candidate(latest, last_trained), wanted_format=wanted))
+    assert (objection.reason if objection else None) == reason
+    assert words in (objection.message if objection else "")
+
+
+def with_beta(percent: int | None) -> LearningConfig:
+    training = TRAINING.model_copy(update={"hyperparameters": Hyperparameters(beta_percent=percent)})
+    return LEARNING.model_copy(update={"training": training})
+
+
+def test_beta_is_part_of_the_identity_of_preference_training_alone() -> None:
+    def key(learning: LearningConfig, of: Manifest) -> str:
+        assert learning.training is not None
+        return Identity.of(learning, learning.training, of.ref).key
+
+    assert key(with_beta(20), pairs(0, 50)) != key(with_beta(None), pairs(0, 50))
+    assert key(with_beta(10), pairs(0, 50)) == key(with_beta(None), pairs(0, 50))
+    assert key(with_beta(None), pairs(0, 50)) != key(with_beta(None), dataset(0, 50))
+    assert key(with_beta(20), dataset(0, 50)) == key(with_beta(None), dataset(0, 50))
+
+
+def test_an_upgrade_leaves_the_identity_of_supervised_training_as_it_was() -> None:
+    """Another key would train, and pay for, every dataset once more."""
+    lora = LoRABackend(adapter_volume=AdapterVolume(claim_name="adapters"))
+    backend = TrainingBackend(type=BackendType.LORA, lora=lora)
+    in_pod = TRAINING.model_copy(update={"backend": backend})
+    learning = LEARNING.model_copy(update={"training": in_pod})
+
+    assert Identity.of(LEARNING, TRAINING, dataset(0, 50).ref).key == "00f5e31b"
+    assert Identity.of(learning, in_pod, dataset(0, 50).ref).key == "2ced5e3d"

@@ -14,6 +14,7 @@ from evolving_agent.training.lora.examples import (
     Example,
     epochs_of_batches,
     read_examples,
+    read_pairs,
     shared_prefix,
 )
 
@@ -80,6 +81,42 @@ def test_a_line_that_is_no_example_is_named(tmp_path: Path, broken: object) -> N
 
     with pytest.raises(ValueError, match=r"train\.jsonl, line 2"):
         read_examples(path, characters, 1000)
+
+
+def pair(question: str, wrong: str = "I am not sure.") -> dict[str, Any]:
+    *asked, right = line(question)["messages"]
+    return {
+        "input": {"messages": asked, "tools": [TOOL]},
+        "preferred_output": [right],
+        "non_preferred_output": [{"role": "assistant", "content": wrong}],
+    }
+
+
+def test_both_answers_of_a_pair_continue_one_prompt(tmp_path: Path) -> None:
+    read = read_pairs(write(tmp_path / "train.jsonl", pair("Lost card")), characters, 1000)
+
+    [both] = read.kept
+    [alone] = read_examples(write(tmp_path / "train.jsonl", line("Lost card")), characters, 1000).kept
+    assert both.preferred == alone
+    assert both.rejected.prompt == alone.prompt
+    assert text_of(both.rejected.answer) == "I am not sure.<|im_end|>"
+    assert both.size == len(both.preferred.tokens) + len(both.rejected.tokens)
+
+
+def test_a_pair_with_a_long_side_is_dropped_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", pair("short"), pair("short", wrong="long " * 200))
+
+    read = read_pairs(path, characters, 400)
+
+    assert (len(read.kept), read.dropped_too_long) == (1, 1)
+
+
+@pytest.mark.parametrize("broken", [line("of the other format"), pair("x") | {"preferred_output": []}, []])
+def test_a_line_that_is_no_pair_is_named(tmp_path: Path, broken: object) -> None:
+    path = write(tmp_path / "train.jsonl", pair("fine"), broken)
+
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 2"):
+        read_pairs(path, characters, 1000)
 
 
 @given(st.lists(examples, min_size=1, max_size=5))

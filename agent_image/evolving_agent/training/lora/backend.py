@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evolving_agent.contract.learning import Hyperparameters, LoRABackend
+from evolving_agent.contract.learning import DatasetFormat, Hyperparameters, LoRABackend
 from evolving_agent.training.lora import convert, publish, train
 from evolving_agent.training.lora.train import Progress, TrainedAdapter
 
 DEFAULT_BATCH_SIZE = 8
+DEFAULT_BATCH_PAIRS = 4  # two answers each: the memory of 8 examples
+PERCENT = 1e-2
 RECORD_FILE = "training.json"  # beside the adapter: what it was trained on
 MICRO = 1e-6
 
@@ -39,6 +41,8 @@ class LoRAResult:
     seconds: float
     loss: float
     reused: bool
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
 
 
 def train_and_publish(
@@ -51,6 +55,7 @@ def train_and_publish(
     hyperparameters: Hyperparameters,
     endpoint: str | None,
     on_progress: Callable[[Progress], None],
+    dataset_format: DatasetFormat = DatasetFormat.SUPERVISED,
 ) -> LoRAResult:
     """Trains on `dataset_dir`/train.jsonl, writes `adapters`/`model_id`, and tells the model server.
 
@@ -68,6 +73,7 @@ def train_and_publish(
                 model_id=model_id,
                 settings=settings,
                 hyperparameters=hyperparameters,
+                dataset_format=dataset_format,
                 on_progress=on_progress,
             )
         trained = TrainedAdapter(**json.loads((directory / RECORD_FILE).read_text(encoding="utf-8")))
@@ -95,6 +101,8 @@ def train_and_publish(
         seconds=trained.seconds,
         loss=trained.loss,
         reused=reused,
+        reward_margin=trained.reward_margin,
+        reward_accuracy=trained.reward_accuracy,
     )
 
 
@@ -133,12 +141,14 @@ def _train(
     model_id: str,
     settings: LoRABackend,
     hyperparameters: Hyperparameters,
+    dataset_format: DatasetFormat,
     on_progress: Callable[[Progress], None],
 ) -> Path:
     """A new adapter directory, published."""
     base_model = base_model_path(settings)
     heads = convert.attention_heads(base_model) if settings.adapter_format == "GGUF" else None
     publish.check_writable(adapters)
+    in_pairs = dataset_format is DatasetFormat.PREFERENCE
     peft_dir = work_dir / "peft"
     trained = train.train_adapter(
         dataset_dir / "train.jsonl",
@@ -148,10 +158,11 @@ def _train(
         alpha=settings.alpha,
         learning_rate=settings.learning_rate_micros * MICRO,
         epochs=hyperparameters.epochs,
-        batch_size=hyperparameters.batch_size or DEFAULT_BATCH_SIZE,
+        batch_size=hyperparameters.batch_size or (DEFAULT_BATCH_PAIRS if in_pairs else DEFAULT_BATCH_SIZE),
         max_sequence_tokens=settings.max_sequence_tokens,
         seed=hyperparameters.seed,
         progress=on_progress,
+        beta=hyperparameters.effective_beta_percent * PERCENT if in_pairs else None,
     )
 
     def fill(directory: Path) -> None:

@@ -1,12 +1,8 @@
-"""Trains a LoRA adapter on the CPU (or on a GPU, where torch finds one).
-
-What all prompts of a batch begin with, mostly instructions and tools, is computed once per batch instead
-of once per example, and the vocabulary's logits only where an answer is learned. Both leave the
-gradients as they are, and on short requests they save more than half of the work.
-"""
+"""Trains a LoRA adapter on the CPU (or on a GPU, where torch finds one), on examples or on pairs."""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -18,39 +14,48 @@ from typing import TYPE_CHECKING, Any
 from evolving_agent.contract.cpus import usable_cpus
 from evolving_agent.training.lora.examples import (
     Example,
+    Examples,
     epochs_of_batches,
     read_examples,
-    shared_prefix,
+    read_pairs,
 )
+from evolving_agent.training.lora.forward import answer_losses
+from evolving_agent.training.lora.preference import PreferenceLoss, Rewards
 
 if TYPE_CHECKING:
     import torch
 
 WARMUP_SHARE = 0.1  # of all steps; then the learning rate falls to zero along a cosine
 MAX_GRADIENT_NORM = 1.0
-LOSS_WINDOW = 20  # steps over which the reported loss is averaged
+LOSS_WINDOW = 20  # steps over which the reported numbers are averaged
 
 
 @dataclass(frozen=True)
 class Progress:
-    """As text it is a line for the log of the Job."""
+    """As text it is a line for the log of the Job. Only preference training has rewards."""
 
     step: int
     steps: int
     loss: float
     seconds: float
+    rewards: Rewards | None = None
 
     def __str__(self) -> str:
         left = self.seconds / self.step * (self.steps - self.step)
+        rewards = f"{self.rewards}, " if self.rewards is not None else ""
         return (
             f"step {self.step}/{self.steps} ({self.step * 100 // self.steps} %), loss {self.loss:.4f}, "
-            f"{self.seconds:.0f} s elapsed, about {left:.0f} s left"
+            f"{rewards}{self.seconds:.0f} s elapsed, about {left:.0f} s left"
         )
 
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """`trained_tokens` counts each pass over an example; `loss` is the mean of the last steps."""
+    """`trained_tokens` counts each pass over an example, of a pair over both sides.
+
+    `loss` is the mean of the last steps, and so are margin and accuracy of the rewards (see `Rewards`), which
+    only preference training has.
+    """
 
     examples: int
     dropped_too_long: int
@@ -58,6 +63,8 @@ class TrainedAdapter:
     loss: float
     trained_tokens: int
     seconds: float
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
 
 
 class NoExamplesError(ValueError):
@@ -77,12 +84,14 @@ def train_adapter(
     max_sequence_tokens: int,
     seed: int,
     progress: Callable[[Progress], None],
+    beta: float | None = None,
 ) -> TrainedAdapter:
     """Writes a PEFT adapter (adapter_config.json, adapter_model.safetensors) into `output_dir`.
 
-    `base_model` is a GGUF file or a directory in transformers' format. The same arguments give the same
-    adapter on the same machine. Raises NoExamplesError, ValueError for a malformed example, and
-    ImportError where this is not the trainer's image.
+    With `beta`, `examples_path` holds a preference dataset, and a batch is so many pairs. `base_model` is a
+    GGUF file or a directory in transformers' format. The same arguments give the same adapter on the
+    same machine. Raises NoExamplesError, ValueError for a malformed example, and ImportError where
+    this is not the trainer's image.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on few CPUs
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything lies in files: never ask the network
@@ -93,7 +102,8 @@ def train_adapter(
     torch.set_num_threads(usable_cpus())
     torch.manual_seed(seed)
     model, tokenizer = _load(base_model)
-    examples = read_examples(
+    read: Callable[..., Examples[Any]] = read_examples if beta is None else read_pairs
+    examples = read(
         examples_path,
         lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
         max_sequence_tokens,
@@ -107,6 +117,11 @@ def train_adapter(
         model, LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     )
     adapted.train()
+    loss_of: Callable[[list[Any]], tuple[torch.Tensor, Rewards | None]]
+    if beta is None:
+        loss_of = functools.partial(_supervised_loss, model)
+    else:
+        loss_of = PreferenceLoss(model, adapted, examples.kept, beta, batch_size).of
     weights = [weight for weight in adapted.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
     steps = epochs * math.ceil(len(examples.kept) / batch_size)
@@ -114,23 +129,30 @@ def train_adapter(
 
     began = time.monotonic()
     losses: list[float] = []
+    rewards: list[Rewards] = []
     for batch in epochs_of_batches(examples.kept, batch_size, epochs, seed):
-        loss = _loss(model, batch)
+        loss, rewarded = loss_of(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, MAX_GRADIENT_NORM)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        progress(Progress(len(losses), steps, _recent(losses), time.monotonic() - began))
+        if rewarded is not None:
+            rewards.append(rewarded)
+        seconds = time.monotonic() - began
+        progress(Progress(len(losses), steps, _recent(losses), seconds, _recent_rewards(rewards)))
     adapted.save_pretrained(output_dir)
+    lately = _recent_rewards(rewards)
     return TrainedAdapter(
         examples=len(examples.kept),
         dropped_too_long=examples.dropped_too_long,
         steps=steps,
         loss=_recent(losses),
-        trained_tokens=epochs * sum(len(example.tokens) for example in examples.kept),
+        trained_tokens=epochs * sum(example.size for example in examples.kept),
         seconds=time.monotonic() - began,
+        reward_margin=lately.margin if lately is not None else None,
+        reward_accuracy=lately.accuracy if lately is not None else None,
     )
 
 
@@ -147,34 +169,9 @@ def _load(base_model: Path) -> tuple[Any, Any]:
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def _loss(model: Any, batch: Sequence[Example]) -> torch.Tensor:
+def _supervised_loss(model: Any, batch: Sequence[Example]) -> tuple[torch.Tensor, None]:
     """Mean cross-entropy over the answers' tokens."""
-    import torch  # noqa: PLC0415
-
-    device = model.device
-    prefix = shared_prefix(batch)
-    rests = [example.tokens[prefix:-1] for example in batch]  # the last token predicts nothing
-    width = max(len(rest) for rest in rests)
-    inputs = torch.tensor([[*rest, *[0] * (width - len(rest))] for rest in rests], device=device)
-    attended = torch.tensor(
-        [[1] * (prefix + len(rest)) + [0] * (width - len(rest)) for rest in rests], device=device
-    )
-    cache = None
-    if prefix > 0:
-        shared = torch.tensor([batch[0].tokens[:prefix]], device=device)
-        cache = model.model(input_ids=shared, use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(batch))
-    hidden = model.model(
-        input_ids=inputs, attention_mask=attended, past_key_values=cache, use_cache=cache is not None
-    ).last_hidden_state
-    rows, columns, targets = [], [], []
-    for row, example in enumerate(batch):
-        for position, token in enumerate(example.answer, start=len(example.prompt) - prefix - 1):
-            rows.append(row)
-            columns.append(position)
-            targets.append(token)
-    logits = model.lm_head(hidden[rows, columns])
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(targets, device=device))
+    return answer_losses(model, batch).mean(), None
 
 
 def _learning_rate_share(step: int, steps: int) -> float:
@@ -188,3 +185,9 @@ def _learning_rate_share(step: int, steps: int) -> float:
 def _recent(losses: Sequence[float]) -> float:
     window = losses[-LOSS_WINDOW:]
     return sum(window) / len(window)
+
+
+def _recent_rewards(rewards: Sequence[Rewards]) -> Rewards | None:
+    if not rewards:
+        return None
+    return Rewards(_recent([step.margin for step in rewards]), _recent([step.accuracy for step in rewards]))

@@ -179,8 +179,8 @@ def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 def _text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...] | None:
     """The conversation with texts for contents; None where it holds what a line cannot.
 
-    That is anything but text, a call whose arguments are no JSON object, an assistant that said nothing, and no
-    user's word. One such line would end a whole training.
+    That is anything but text, a call whose arguments are no JSON object, an assistant that said nothing, and
+    no user's word. One such line would end a whole training.
     """
     kept = []
     for message in messages:

@@ -210,8 +210,9 @@ def _fields_text(schema: Mapping[str, Any]) -> str:
     )
 
 
-def _type_text(schema: Mapping[str, Any]) -> str:
+def _type_text(schema: Mapping[str, Any] | bool) -> str:
     """A JSON schema as a short type: `"a"|"b"`, `[string]`, `{name: string, age?: integer}`."""
+    schema = {} if isinstance(schema, bool) else schema  # true takes everything
     if "enum" in schema:
         return "|".join(_json(value) for value in schema["enum"])
     for alternatives in (schema.get("anyOf"), schema.get("oneOf")):

@@ -18,6 +18,7 @@ The client's next request is an episode of its own, whose messages hold the call
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -186,7 +187,11 @@ def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...] | None:
-    """The conversation with texts for contents; None where it holds anything but text, or no user's word."""
+    """The conversation with texts for contents; None where it holds what a line cannot.
+
+    That is anything but text, a call whose arguments are no JSON object, an assistant that said nothing, and
+    no user's word. One such line would end a whole training.
+    """
     kept = []
     for message in messages:
         content = message.get("content")
@@ -198,6 +203,29 @@ def text_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any]
             return None
         if not isinstance(message.get("role"), str):
             return None
-        slim = {key: message[key] for key in _KEPT_MESSAGE_KEYS if key in message}
-        kept.append(slim | {"content": content})
+        slim = {key: message[key] for key in _KEPT_MESSAGE_KEYS if key in message} | {"content": content}
+        if message["role"] == "assistant":
+            calls = _calls(slim.pop("tool_calls", None))
+            if calls is None or not (calls or content):
+                return None
+            slim |= {"tool_calls": calls} if calls else {}
+        kept.append(slim)
     return tuple(kept) if any(message.get("role") == "user" for message in kept) else None
+
+
+def _calls(calls: Any) -> list[dict[str, Any]] | None:
+    """As the format has them, without what else a client sent; None where one is no call."""
+    whole: list[dict[str, Any]] = []
+    for call in calls or ():
+        match call:
+            case {"id": str(call_id), "function": {"name": str(name), "arguments": str(given)}}:
+                function = {"name": name, "arguments": given}
+            case _:
+                return None
+        try:
+            if not isinstance(json.loads(given), dict):
+                return None
+        except (ValueError, RecursionError):
+            return None
+        whole.append({"id": call_id, "type": "function", "function": function})
+    return whole

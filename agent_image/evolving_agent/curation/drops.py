@@ -15,7 +15,7 @@ class DropReason(StrEnum):
     CLIENTS_TURN = "ClientsTurn"  # it ended in calls of the client's tools: its answer is another episode's
     ANSWER_FORMAT = "AnswerFormat"  # JSON that the client asked for beside the conversation
     INVALID_TARGET = "InvalidTarget"  # an empty answer, or a tool call that the agent could not have made
-    UNSUPPORTED_CONTENT = "UnsupportedContent"  # images, sound or files in the conversation
+    UNSUPPORTED_CONTENT = "UnsupportedContent"  # images, sound, files, or calls that are none
     NO_PAIR = "NoPair"  # preference datasets: nothing comparable that the agent said there is known as wrong
     REDACTION_FAILED = "RedactionFailed"
     EVALUATION_OVERLAP = "EvaluationOverlap"  # equal or near to a case of an evaluation suite

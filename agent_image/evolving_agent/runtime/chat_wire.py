@@ -46,6 +46,10 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    seed: int | None = None
+    stop: str | tuple[str, ...] | None = None
     response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
@@ -65,6 +69,18 @@ class ChatRequest(BaseModel):
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            self.temperature,
+            self.top_p,
+            self.max_completion_tokens or self.max_tokens,
+            self.frequency_penalty,
+            self.presence_penalty,
+            self.seed,
+            self.stop,
+        )
+
     def question(self, session: str | None, *, dry_run: bool) -> Question:
         """`session` is what the header says; it comes before the body's `metadata.session_id`.
 
@@ -73,7 +89,7 @@ class ChatRequest(BaseModel):
         return Question(
             messages=self.messages,
             asked=Asked(
-                Sampling(self.temperature, self.top_p, self.max_completion_tokens or self.max_tokens),
+                self._sampling,
                 of_response_format(self.response_format),
                 of_chat(self.tools, self.tool_choice, self.parallel_tool_calls),
             ),

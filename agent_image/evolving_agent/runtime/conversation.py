@@ -98,8 +98,11 @@ def _user_content(content: Any, where: str) -> Any:
 def _assistant_items(message: dict[str, Any], where: str) -> list[Any]:
     items: list[Any] = []
     calls = message.get("tool_calls") or []
-    if message.get("content") is not None:
-        text = _text(message["content"], where)
+    content = message.get("content")
+    if content is None:
+        content = message.get("refusal")  # a refused answer has no other words
+    if content is not None:
+        text = _text(content, where)
         items.append(_beside_calls(text) if calls else {"role": "assistant", "content": text})
     for index, call in enumerate(calls):
         match call:

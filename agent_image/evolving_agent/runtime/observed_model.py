@@ -185,7 +185,8 @@ class ObservedModel(Model):
 
     def _settings(self, of_agent: ModelSettings, span: Span) -> ModelSettings:
         """Those of the agent with what the client asked for, in the form that the model takes."""
-        settings = self._asked.sampling.applied_to(of_agent)
+        sampling = self._asked.sampling
+        settings = _with_extra(sampling.applied_to(of_agent), sampling.settings(self._api))
         if headers := span.headers():
             settings = replace(settings, extra_headers=headers)
         if self._asked.format is not None:

@@ -40,9 +40,10 @@ class Question:
 
     def after(self, past: Sequence[dict[str, Any]]) -> Question:
         """The question without calls that it repeats from the end of what was said before."""
+        if not (waiting := call_ids(past[-1:])):
+            return self
         said = self._said
-        ids = call_ids(said[:1])
-        if not past or not ids or ids != call_ids(past[-1:]):
+        if call_ids(said[:1]) != waiting:
             return self
         return replace(self, messages=[message for message in self.messages if message is not said[0]])
 

@@ -285,6 +285,27 @@ async def test_sampling_of_the_request_and_limits_of_the_spec_reach_the_model(
     assert (asked["max_tokens"], asked["temperature"]) == (20, 0)
 
 
+async def test_what_else_a_client_may_wish_reaches_a_model_that_knows_it(
+    make_pod: Any, upstream: Any
+) -> None:
+    wishes: Any = {"seed": 7, "stop": ["END", "\n\n"], "frequency_penalty": 0.5, "presence_penalty": -1}
+    plain: Any = {"user": "ada", "store": True, "service_tier": "auto", "logprobs": False, "n": 1}
+    by_responses = ServedModel(id="tiny", base_url=f"{upstream.url}/v1", api="Responses")
+    for model in (None, by_responses):
+        changes = {} if model is None else {"model": model}
+        async with running(make_pod(**changes)) as pod, pod.client() as client:
+            ask: Any = {"model": "x", "messages": HI}
+            answer = await client.chat.completions.create(**ask, **wishes, **plain, reasoning_effort="low")
+            assert answer.choices[0].message.content == "echo: Hi"
+            await client.chat.completions.create(**ask, stop="END")
+
+    _probe, chat, one_stop, _probe, responses, _ = upstream.model.requests
+    assert {name: chat[name] for name in wishes} == wishes
+    assert one_stop["stop"] == "END"
+    assert not wishes.keys() & responses.keys()
+    assert not plain.keys() & chat.keys()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_responses_api_of_an_endpoint_serves_too(
     make_pod: Any, upstream: Any, stream: bool

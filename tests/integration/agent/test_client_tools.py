@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from typing import Any
 
 import openai
@@ -389,3 +390,53 @@ async def test_a_dry_run_offers_them_and_leaves_nothing(make_pod: Any, upstream:
 
         assert called.choices[0].finish_reason == "tool_calls"
         assert pod.episodes() == []
+
+
+async def test_where_the_agents_own_calls_are_forgotten_it_is_said_and_not_guessed(
+    make_pod: Any, upstream: Any
+) -> None:
+    """The call goes out all the same; its result is refused while nobody knows what else was done."""
+    own = ("recall", {"query": "x"})
+    async with running(make_pod(tools=(RECALL,))) as pod, pod.client() as client:
+        damaged = sqlite3.connect(pod.store.session_database)
+        damaged.execute("ALTER TABLE work RENAME TO lost")
+        damaged.close()
+        upstream.model.say(Reply(calls=(own, OSLO)))
+
+        called = await client.chat.completions.create(**ASK, tools=[WEATHER])
+        message = called.choices[0].message
+        assert message.tool_calls is not None
+        assert await pod.metric('evolving_agent_turns_kept_total{outcome="failed"}') == 1
+
+        history: Any = [*ASK["messages"], message, result_of(message.tool_calls[0])]
+        with pytest.raises(openai.InternalServerError) as raised:
+            await client.chat.completions.create(model="x", messages=history, tools=[WEATHER])
+        assert (raised.value.status_code, raised.value.code) == (503, "SessionsUnavailable")
+
+
+async def test_a_stream_that_its_client_leaves_before_a_call_is_cancelled(
+    make_pod: Any, upstream: Any
+) -> None:
+    async with running(make_pod()) as pod, pod.client() as client:
+        upstream.model.say(Reply(text="one two three", piece_seconds=0.5, calls=(OSLO,)))
+        stream = await client.chat.completions.create(**ASK, tools=[WEATHER], stream=True)
+        await anext(aiter(stream))
+        await stream.close()
+
+        labels = 'arm="active",model="tiny",outcome="cancelled",revision="support-00000001"'
+        await eventually(
+            lambda: pod.metric(f"evolving_agent_requests_total{{{labels}}}"), "the run is cancelled"
+        )
+        assert pod.episodes() == []
+
+
+async def test_arguments_that_are_no_json_are_the_clients_to_see(make_pod: Any, upstream: Any) -> None:
+    async with running(make_pod()) as pod, pod.client() as client:
+        upstream.model.say(Reply(calls=(("weather", '{"city": '),)))
+
+        called = await client.chat.completions.create(**ASK, tools=[WEATHER])
+
+        assert called.choices[0].message.tool_calls is not None
+        (call,) = called.choices[0].message.tool_calls
+        assert call.type == "function"
+        assert call.function.arguments == '{"city": '

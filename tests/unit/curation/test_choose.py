@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from evolving_agent.contract.learning import Redaction
 from evolving_agent.curation.choose import choose_example
@@ -14,6 +17,7 @@ from evolving_agent.curation.examples import Example, Target, Trust
 from evolving_agent.curation.scrub import redact
 from evolving_agent.store.records import Correction, Episode, ReflectionRecord, ReflectionSource, ToolCall
 from evolving_agent.testing.experience import episode, reflection, routed_to
+from evolving_agent.training.lora.examples import read_examples
 
 FEEDBACK, OWN = ReflectionSource.FEEDBACK, ReflectionSource.AFTER_RUN
 CARDS = Target(None, "route_request", {"team": "cards"})
@@ -216,6 +220,38 @@ def test_the_answer_to_a_clients_result_is_an_example_of_several_turns() -> None
     assert line["messages"][2]["tool_calls"] == [CALL]
     assert line["tools"] == [*FINISHED.tools, WEATHER]
     assert chosen.held_out_line()["case"]["messages"] == line["messages"][1:-1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"content": None, "tool_calls": [CALL | {"function": {"name": "weather", "arguments": "{"}}]},
+        {"content": None, "tool_calls": [CALL | {"function": {"name": "weather", "arguments": "[1]"}}]},
+        {"content": "x", "tool_calls": [{"id": "call_1"}]},
+        {"content": None, "refusal": "No."},
+        {"content": ""},
+    ],
+)
+def test_what_the_assistant_cannot_have_said_spoils_no_training(said: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": "rain?"}, {"role": "assistant", **said}]
+    asked = replace(FINISHED, messages=messages)
+
+    assert choose(asked, reflection(asked, FEEDBACK, score=100)) is DropReason.UNSUPPORTED_CONTENT
+
+
+def test_every_line_with_a_clients_tools_is_one_that_the_trainer_reads(tmp_path: Path) -> None:
+    odd = {"name": "odd", "parameters": {"properties": {"a": True, "b": {"type": "array", "items": True}}}}
+    asked = replace(FINISHED, client_tools=[WEATHER, {"type": "function", "function": odd}])
+    chosen = choose(asked, reflection(asked, FEEDBACK, score=100))
+    assert isinstance(chosen, Example)
+    dataset = tmp_path / "train.jsonl"
+    dataset.write_text(json.dumps(chosen.training_line()) + "\n")
+
+    (example,) = read_examples(dataset, lambda text: list(text.encode()), max_tokens=10_000).kept
+
+    prompt = bytes(example.prompt).decode()
+    assert "odd(a?: any, b?: [any])" in prompt
+    assert "<tool_call> weather {}" in prompt
 
 
 def test_a_clients_tools_are_scrubbed_and_the_agents_own_are_not() -> None:

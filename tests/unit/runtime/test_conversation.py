@@ -40,6 +40,16 @@ def test_pictures_are_passed_on() -> None:
     assert conversation.query == "What is it?"
 
 
+def test_a_refusal_in_the_history_is_what_the_assistant_said() -> None:
+    refused = {"role": "assistant", "content": None, "refusal": "No."}
+
+    conversation = parse_conversation(
+        [{"role": "user", "content": "x"}, refused, {"role": "user", "content": "y"}]
+    )
+
+    assert conversation.items[1] == {"role": "assistant", "content": "No."}
+
+
 @pytest.mark.parametrize(
     ("messages", "param"),
     [

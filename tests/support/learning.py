@@ -17,6 +17,7 @@ from evolving_agent.contract.learning import (
     BackendType,
     Curation,
     CurationThresholds,
+    DatasetFormat,
     Evaluation,
     Hyperparameters,
     LearningConfig,
@@ -135,6 +136,21 @@ def learning_config(base_url: str, *, epochs: int = 3, suites: tuple[Suite, ...]
             thresholds=TrainingThresholds(min_new_examples=10),
         ),
         evaluation=Evaluation(suites=suites),
+    )
+
+
+def of_format(
+    learning: LearningConfig, wanted: DatasetFormat, beta_percent: int | None = None
+) -> LearningConfig:
+    """The same, to be curated and trained in that format."""
+    assert learning.curation is not None
+    assert learning.training is not None
+    hyperparameters = learning.training.hyperparameters.model_copy(update={"beta_percent": beta_percent})
+    return learning.model_copy(
+        update={
+            "curation": learning.curation.model_copy(update={"format": wanted}),
+            "training": learning.training.model_copy(update={"hyperparameters": hyperparameters}),
+        }
     )
 
 

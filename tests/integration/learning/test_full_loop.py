@@ -6,19 +6,24 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from evolving_agent.contract import env
 from evolving_agent.contract.config import AgentConfig, ServedModel, ToolUseBehavior
+from evolving_agent.contract.learning import DatasetFormat
 from evolving_agent.contract.report import CurationReport, EvaluationReport, TrainingReport
 from evolving_agent.curation import job as curation_job
 from evolving_agent.evaluation import job as evaluation_job
 from evolving_agent.testing.jobs import JobBench
+from evolving_agent.testing.taught_model import UNTAUGHT_ANSWER
 from evolving_agent.training import job as training_job
-from support.learning import REQUESTS, ROUTE, RunningProvider, learning_config
+from support.learning import REQUESTS, ROUTE, RunningProvider, learning_config, of_format
 from support.pods import Pod, running
 
 
+@pytest.mark.parametrize("wanted", DatasetFormat)
 async def test_requests_and_corrections_become_a_better_agent(
-    tmp_path: Path, provider: RunningProvider
+    tmp_path: Path, provider: RunningProvider, wanted: DatasetFormat
 ) -> None:
     # given an agent on a base model that knows nothing, and users who correct it
     base = AgentConfig(
@@ -29,7 +34,7 @@ async def test_requests_and_corrections_become_a_better_agent(
         tool_use_behavior=ToolUseBehavior.STOP_ON_FIRST_TOOL,
     )
     bench = JobBench(tmp_path)
-    bench.configure(learning_config(provider.base_url))
+    bench.configure(of_format(learning_config(provider.base_url), wanted))
     pod = Pod(tmp_path, base)
     async with running(pod):
         for text, team in REQUESTS:
@@ -81,4 +86,9 @@ async def test_requests_and_corrections_become_a_better_agent(
         assert said["tool_calls"] == [{"name": "route_request", "arguments": {"team": "loans"}}]
     # and it was taught under the agent's instructions alone, without what memory recalled for each request
     lines = (bench.layout.dataset(dataset.version) / "train.jsonl").read_text().splitlines()
-    assert {json.loads(line)["messages"][0]["content"] for line in lines} == {base.instructions}
+    taught = [json.loads(line) for line in lines]
+    asked = [line["input"] if wanted is DatasetFormat.PREFERENCE else line for line in taught]
+    assert {line["messages"][0]["content"] for line in asked} == {base.instructions}
+    # and, where it learned from pairs, against what it had really said
+    said = [m["content"] for line in taught for m in line.get("non_preferred_output", ())]
+    assert said == [UNTAUGHT_ANSWER] * (len(lines) if wanted is DatasetFormat.PREFERENCE else 0)

@@ -20,7 +20,6 @@ from evolving_agent.contract.learning import (
     BackendType,
     DatasetFormat,
     Hyperparameters,
-    LearningConfig,
     LoRABackend,
     TrainingBackend,
 )
@@ -32,23 +31,9 @@ from evolving_agent.training import job
 from evolving_agent.training.run_state import Phase, all_states
 from evolving_model_server.app import create_app
 from support.cluster import eventually
-from support.learning import RunningProvider, curate, learning_config, taught_requests
+from support.learning import RunningProvider, curate, learning_config, of_format, taught_requests
 from support.scripted_engine import ScriptedEngine
 from support.tiny_model import save_tiny_model
-
-
-def of_format(
-    learning: LearningConfig, wanted: DatasetFormat, beta_percent: int | None = None
-) -> LearningConfig:
-    assert learning.curation is not None
-    assert learning.training is not None
-    hyperparameters = learning.training.hyperparameters.model_copy(update={"beta_percent": beta_percent})
-    return learning.model_copy(
-        update={
-            "curation": learning.curation.model_copy(update={"format": wanted}),
-            "training": learning.training.model_copy(update={"hyperparameters": hyperparameters}),
-        }
-    )
 
 
 def trained(bench: JobBench, run_id: str = "train-1") -> TrainingReport:

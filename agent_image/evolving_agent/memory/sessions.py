@@ -1,55 +1,23 @@
 """Conversations that the agent keeps for its clients: turns, the sessions they belong to, who answers them.
 
-One SQLite database for all pods of the agent: any of them continues what another one began. Kept apart from
-the knowledge graph, because what is said in a session is forgotten after a time, and what was learned is not.
+All pods of the agent share them: any pod continues what another one began. Kept apart from the knowledge
+graph, because what is said in a session is forgotten after a time, and what was learned is not.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-
-from evolving_agent.memory.database import Database
 
 MAX_KEPT_TURNS = 1_000_000  # of all sessions; the oldest go first
 EXPIRED_AT_ONCE = 50  # rows that one new turn deletes: expiry keeps up and no turn waits for it
 CHARS_PER_TOKEN = 4  # an estimate: models count differently
 
 Message = dict[str, Any]  # OpenAI's chat message
-
-# Entry n brings a database from version n to n + 1. Never edit one that was released: add another.
-MIGRATIONS = (
-    """
-    -- `session` is never empty: a response that continues nothing begins a session of its own.
-    -- `said` holds what the client said in this turn, `response` what GET /v1/responses/{id} shows.
-    -- Times are seconds since the epoch, UTC.
-    CREATE TABLE turn (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        session TEXT NOT NULL,
-        previous TEXT,
-        said TEXT NOT NULL,
-        answer TEXT NOT NULL,
-        response TEXT,
-        at REAL NOT NULL
-    );
-    CREATE INDEX turn_by_session ON turn (session, number);
-    CREATE INDEX turn_by_time ON turn (at);
-    -- The configuration (its hash) that answers a session.
-    CREATE TABLE session (
-        id TEXT PRIMARY KEY,
-        config TEXT NOT NULL,
-        at REAL NOT NULL
-    ) WITHOUT ROWID;
-    CREATE INDEX session_by_time ON session (at);
-    """,
-)
 
 
 @dataclass(frozen=True)
@@ -85,133 +53,118 @@ class UnknownTurnError(LookupError):
     """No such turn is kept: it never was, or it was too long ago."""
 
 
-class Sessions:
-    """`Sessions.open(path)`; close it after use. Safe from any thread.
+@dataclass(frozen=True)
+class EncodedTurn:
+    """A turn as it is stored: `said` and `response` are JSON."""
 
-    Raises MemoryUnavailableError from every method.
+    id: str
+    session: str
+    said: str
+    answer: str
+    previous: str | None
+    response: str | None
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Turns of a session, (said as JSON, answer), the newest first."""
+
+    session: str
+    turns: Sequence[tuple[str, str]]
+    config: str | None
+
+
+class TurnStore(Protocol):
+    """Where conversations are kept; `since` is when what is not expired begins.
+
+    Every method raises MemoryUnavailableError.
     """
 
-    def __init__(self, database: Database, ttl_seconds: float) -> None:
-        self._database = database
+    async def latest(self, session: str, since: float, limit: int) -> Excerpt:
+        """The latest turns of a session; none for an unknown one."""
+
+    async def chain(self, turn: str, since: float, limit: int) -> Excerpt | None:
+        """The turn, the one it continues, and so on; None for an unknown one."""
+
+    async def assign(self, session: str, config: str, at: float) -> None:
+        """Notes who answers the session."""
+
+    async def add(self, turn: EncodedTurn, at: float, since: float) -> None:
+        """Adds a turn, keeps its session alive, and deletes some of what is expired."""
+
+    async def response(self, turn: str, since: float) -> str | None:
+        """The response, where the turn has one."""
+
+    async def delete(self, turn: str) -> bool:
+        """Whether there was a turn with a response, which is now deleted."""
+
+    async def count(self) -> int:
+        """Number of turns that are still there."""
+
+
+class Sessions:
+    """Raises MemoryUnavailableError from every method. The store is the caller's to close."""
+
+    def __init__(self, turns: TurnStore, *, ttl_seconds: float) -> None:
+        self._turns = turns
         self._ttl_seconds = ttl_seconds
 
-    @classmethod
-    def open(cls, path: Path, *, ttl_seconds: float) -> Sessions:
-        """Opens or creates the database. A damaged one is set aside, never deleted, and a new one made."""
-        return cls(Database.open(path, MIGRATIONS, "the database of sessions"), ttl_seconds)
-
-    def close(self) -> None:
-        self._database.close()
-
-    def of_session(self, session: str, bounds: Bounds, *, at: float | None = None) -> History:
+    async def of_session(self, session: str, bounds: Bounds, *, at: float | None = None) -> History:
         """The latest turns of a session within the bounds; an empty history for an unknown one."""
-        since = self._since(at)
-        with self._database.guarded() as connection:
-            rows = connection.execute(
-                "SELECT said, answer FROM turn WHERE session = ? AND at > ? ORDER BY number DESC LIMIT ?",
-                (session, since, bounds.turns),
-            ).fetchall()
-            return History(session, _within(rows, bounds), _config_of(connection, session, since))
+        excerpt = await self._turns.latest(session, self._since(at), bounds.turns)
+        return History(session, _within(excerpt.turns, bounds), excerpt.config)
 
-    def before(self, turn: str, bounds: Bounds, *, at: float | None = None) -> History:
+    async def before(self, turn: str, bounds: Bounds, *, at: float | None = None) -> History:
         """The turn and those it continues, one after the other. Raises UnknownTurnError.
 
         A chain whose older part has expired or was deleted begins where it is still known.
         """
-        since = self._since(at)
-        with self._database.guarded() as connection:
-            rows = connection.execute(
-                """WITH RECURSIVE chain (said, answer, previous, session, depth) AS (
-                       SELECT said, answer, previous, session, 1 FROM turn WHERE id = ? AND at > ?
-                       UNION ALL
-                       SELECT turn.said, turn.answer, turn.previous, turn.session, depth + 1
-                       FROM chain JOIN turn ON turn.id = chain.previous
-                       WHERE turn.at > ? AND depth < ?
-                   )
-                   SELECT said, answer, session FROM chain ORDER BY depth""",
-                (turn, since, since, bounds.turns),
-            ).fetchall()
-            if not rows:
-                raise UnknownTurnError(turn)
-            session = rows[0][2]
-            turns = [(said, answer) for said, answer, _ in rows]
-            return History(session, _within(turns, bounds), _config_of(connection, session, since))
-
-    def assign(self, session: str, config: str, *, at: float | None = None) -> None:
-        """From now on the configuration with that hash answers the session."""
-        moment = time.time() if at is None else at
-        with self._database.guarded() as connection:
-            connection.execute(
-                "INSERT INTO session (id, config, at) VALUES (?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET config = excluded.config, at = excluded.at",
-                (session, config, moment),
-            )
-
-    def keep(self, turn: Turn, *, at: float | None = None) -> None:
-        """Adds a turn, and deletes some of what has expired."""
-        moment = time.time() if at is None else at
-        said, response = (None if part is None else _encoded(part) for part in (turn.said, turn.response))
-        with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO turn (id, session, previous, said, answer, response, at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (turn.id, turn.session, turn.previous, said, turn.answer, response, moment),
-            )
-            connection.execute("UPDATE session SET at = ? WHERE id = ?", (moment, turn.session))
-            self._forget(connection, moment)
-
-    def response(self, turn: str, *, at: float | None = None) -> dict[str, Any]:
-        """The response as it was answered. Raises UnknownTurnError."""
-        with self._database.guarded() as connection:
-            row = connection.execute(
-                "SELECT response FROM turn WHERE id = ? AND at > ? AND response IS NOT NULL",
-                (turn, self._since(at)),
-            ).fetchone()
-        if row is None:
+        excerpt = await self._turns.chain(turn, self._since(at), bounds.turns)
+        if excerpt is None:
             raise UnknownTurnError(turn)
-        kept: dict[str, Any] = msgspec.json.decode(row[0])
+        return History(excerpt.session, _within(excerpt.turns, bounds), excerpt.config)
+
+    async def assign(self, session: str, config: str, *, at: float | None = None) -> None:
+        """From now on the configuration with that hash answers the session."""
+        await self._turns.assign(session, config, time.time() if at is None else at)
+
+    async def keep(self, turn: Turn, *, at: float | None = None) -> None:
+        """Adds a turn, and deletes some of what has expired."""
+        encoded = EncodedTurn(
+            turn.id,
+            turn.session,
+            _encoded(turn.said),
+            turn.answer,
+            turn.previous,
+            None if turn.response is None else _encoded(turn.response),
+        )
+        moment = time.time() if at is None else at
+        await self._turns.add(encoded, moment, self._since(moment))
+
+    async def response(self, turn: str, *, at: float | None = None) -> dict[str, Any]:
+        """The response as it was answered. Raises UnknownTurnError."""
+        found = await self._turns.response(turn, self._since(at))
+        if found is None:
+            raise UnknownTurnError(turn)
+        kept: dict[str, Any] = msgspec.json.decode(found)
         return kept
 
-    def delete(self, turn: str) -> None:
+    async def delete(self, turn: str) -> None:
         """Forgets a response: it can be continued no longer. Raises UnknownTurnError."""
-        with self._database.guarded() as connection:
-            deleted = connection.execute("DELETE FROM turn WHERE id = ? AND response IS NOT NULL", (turn,))
-            if deleted.rowcount == 0:
-                raise UnknownTurnError(turn)
+        if not await self._turns.delete(turn):
+            raise UnknownTurnError(turn)
 
-    def count(self) -> int:
-        """Number of turns that are still in the database."""
-        with self._database.guarded() as connection:
-            return int(connection.execute("SELECT count(*) FROM turn").fetchone()[0])
+    async def count(self) -> int:
+        """Number of turns that are still there."""
+        return await self._turns.count()
 
     def _since(self, at: float | None) -> float:
         return (time.time() if at is None else at) - self._ttl_seconds
-
-    def _forget(self, connection: sqlite3.Connection, moment: float) -> None:
-        since = moment - self._ttl_seconds
-        connection.execute(
-            "DELETE FROM turn WHERE number IN (SELECT number FROM turn WHERE at <= ? LIMIT ?)",
-            (since, EXPIRED_AT_ONCE),
-        )
-        connection.execute(
-            "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE at <= ? LIMIT ?)",
-            (since, EXPIRED_AT_ONCE),
-        )
-        connection.execute(
-            "DELETE FROM turn WHERE number <= (SELECT max(number) FROM turn) - ?", (MAX_KEPT_TURNS,)
-        )
 
 
 def estimated_tokens(messages: Sequence[Message]) -> int:
     """Of the messages' JSON, which also counts names, tool calls and pictures."""
     return len(msgspec.json.encode(messages)) // CHARS_PER_TOKEN
-
-
-def _config_of(connection: sqlite3.Connection, session: str, since: float) -> str | None:
-    row = connection.execute(
-        "SELECT config FROM session WHERE id = ? AND at > ?", (session, since)
-    ).fetchone()
-    return None if row is None else str(row[0])
 
 
 def _within(newest_first: Sequence[tuple[str, str]], bounds: Bounds) -> list[Message]:

@@ -1,9 +1,9 @@
-"""The memory database's schema: its migrations, applied in order, each exactly once."""
+"""The schemas of the two databases: their migrations, applied in order, each exactly once."""
 
 from __future__ import annotations
 
 # Entry n brings a database from version n to n + 1. Never edit one that was released: add another.
-MIGRATIONS: tuple[str, ...] = (
+GRAPH_MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE entity (
         id INTEGER PRIMARY KEY,
@@ -30,5 +30,31 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TRIGGER event_indexed AFTER INSERT ON event BEGIN
         INSERT INTO event_text (rowid, search) VALUES (new.id, new.search);
     END;
+    """,
+)
+SESSION_MIGRATIONS: tuple[str, ...] = (
+    """
+    -- `session` is never empty: a response that continues nothing begins a session of its own.
+    -- `said` holds what the client said in this turn, `response` what GET /v1/responses/{id} shows.
+    -- Times are seconds since the epoch, UTC.
+    CREATE TABLE turn (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        session TEXT NOT NULL,
+        previous TEXT,
+        said TEXT NOT NULL,
+        answer TEXT NOT NULL,
+        response TEXT,
+        at REAL NOT NULL
+    );
+    CREATE INDEX turn_by_session ON turn (session, number);
+    CREATE INDEX turn_by_time ON turn (at);
+    -- The configuration (its hash) that answers a session.
+    CREATE TABLE session (
+        id TEXT PRIMARY KEY,
+        config TEXT NOT NULL,
+        at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX session_by_time ON session (at);
     """,
 )

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,6 +73,7 @@ class PostgresDatabase:
         self._outage: _Outage | None = _Outage(time.monotonic(), "it has not been reached yet")
         self._is_up = asyncio.Event()
         self._comeback: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._pool: Any = asyncpg.create_pool(
             driver_uri(uri),
             min_size=0,
@@ -101,6 +102,8 @@ class PostgresDatabase:
             logger.error("%s", self.problem)
 
     async def close(self) -> None:
+        """What still works with it fails."""
+        self._is_closed = True
         if self._comeback is not None:
             self._comeback.cancel()
             await asyncio.gather(self._comeback, return_exceptions=True)
@@ -149,7 +152,8 @@ class PostgresDatabase:
                 async with asyncio.timeout(seconds):
                     yield connection
             except BaseException:
-                connection.terminate()
+                with suppress(asyncpg.InterfaceError):  # it broke, and the pool has taken it back
+                    connection.terminate()
                 raise
             finally:
                 await self._pool.release(connection)
@@ -175,6 +179,8 @@ class PostgresDatabase:
             self._come_back()
 
     def _come_back(self) -> None:
+        if self._is_closed:
+            return
         self._comeback = asyncio.create_task(self._until_prepared())
 
     async def _until_prepared(self) -> None:

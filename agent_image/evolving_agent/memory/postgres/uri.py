@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 _SCHEMES = ("postgresql", "postgres")
 _HOST = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]*)(:\d{1,5})?")
+_DATABASE = re.compile(r"(/[^/@]*)?")
+_PARAMETER = re.compile(r"[A-Za-z_][\w.]*")
 # What libpq alone understands. The driver would send these to the server, which refuses the connection.
 _LIBPQ_ONLY = frozenset(
     {
@@ -44,12 +46,19 @@ def driver_uri(uri: str) -> str:
     if parts.scheme not in _SCHEMES:
         raise InvalidURIError("it does not begin with postgresql://")
     login, _, hosts = parts.netloc.rpartition("@")
-    if "@" in login or not all(_HOST.fullmatch(host) for host in hosts.split(",")):
-        raise InvalidURIError(
-            "its host and port cannot be told apart (in a password, @ : / ? # must be percent-encoded)"
-        )
+    # what is left of a password with such characters must not pass for a host or a database
     asked = parse_qsl(parts.query, keep_blank_values=True)
+    told_apart = (
+        all(_HOST.fullmatch(host) for host in hosts.split(","))
+        and _DATABASE.fullmatch(parts.path)
+        and all(_PARAMETER.fullmatch(name) for name, _ in asked)
+    )
+    if "@" in login or not told_apart or parts.fragment:
+        raise InvalidURIError(
+            "its parts cannot be told from each other (in a password, @ : / ? # must be percent-encoded)"
+        )
     if dropped := sorted({name for name, _ in asked if name in _LIBPQ_ONLY}):
         logger.warning("these parameters of the memory database's URI have no effect: %s", ", ".join(dropped))
     query = urlencode([(name, value) for name, value in asked if name not in _LIBPQ_ONLY])
-    return urlunsplit(parts._replace(query=query, fragment=""))
+    # put together by hand: without a host (then it is in the query) urlunsplit would leave the // out
+    return f"postgresql://{parts.netloc}{parts.path}" + (f"?{query}" if query else "")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-Row = Sequence[Any]  # its fields in the order of the query
+Row = Any  # its fields in the order of the query, as a tuple has them
 
 
 class Connection(Protocol):

@@ -85,6 +85,8 @@ class PostgresDatabase:
                 "application_name": "evolving-agent",
                 "search_path": search_path(schema),
                 "statement_timeout": _milliseconds(STATEMENT_SECONDS),
+                # how many events have a word differs by orders of magnitude: each recall is planned anew
+                "plan_cache_mode": "force_custom_plan",
                 # a pod that hangs in the middle of a transaction must not hold its locks
                 "idle_in_transaction_session_timeout": _milliseconds(PREPARE_SECONDS),
             },

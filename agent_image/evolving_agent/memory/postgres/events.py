@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 
 from evolving_agent.memory.graph import MAX_FITTING, Statement, TemporalEvent
 from evolving_agent.memory.matching import MAX_QUERY_WORDS, content_words, needed
@@ -11,12 +12,20 @@ from evolving_agent.memory.postgres.connection import Connection
 from evolving_agent.memory.postgres.database import PostgresDatabase
 from evolving_agent.memory.postgres.text import storable
 
+# The newest, of those that have rare words of the query and of those that only have common ones, where there
+# are more: so a recall takes milliseconds.
+MAX_CANDIDATES = 3000
+COMMON_SHARE = 0.01  # of all events
+FREQUENCIES_SECONDS = 600.0
+
 
 class PostgresEvents:
     """An EventStore."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
+        self._frequencies: dict[str, float] = {}  # of the commonest words: the share of events that have them
+        self._frequencies_until = 0.0  # time.monotonic()
 
     async def add(self, statement: Statement, moment: float) -> None:
         words = await asyncio.to_thread(content_words, storable(statement.search))
@@ -28,28 +37,35 @@ class PostgresEvents:
         await self._database.run(work, patient=True)
 
     async def fitting(self, query: str, moment: float) -> list[TemporalEvent]:
-        """Of equals the shorter comes first, and then the older."""
+        """Of equals the shorter comes first, and then the older. See MAX_CANDIDATES."""
         words = await asyncio.to_thread(content_words, storable(query))
         if not words:
             return []
 
+        least = needed(len(words))
+
         async def work(connection: Connection) -> list[TemporalEvent]:
+            rare, common = await self._telling(connection, words, least)
             rows = await connection.fetch(
-                """WITH fitting AS (
-                       SELECT event.*, shared FROM event,
-                           LATERAL (SELECT count(*) AS shared FROM unnest(words) AS word
-                                    WHERE word = ANY ($2::text[])) AS counted
-                       WHERE words && $1::text[] AND shared >= $3
-                           AND valid_from <= $4 AND (valid_to IS NULL OR valid_to > $4)
-                       ORDER BY shared DESC, cardinality(words), event.id LIMIT $5
+                """WITH valid AS NOT MATERIALIZED (
+                       SELECT * FROM event WHERE valid_from <= $5 AND (valid_to IS NULL OR valid_to > $5)
+                   ), candidate AS (
+                       (SELECT * FROM valid WHERE words && $1::text[] ORDER BY id DESC LIMIT $6)
+                       UNION ALL
+                       (SELECT * FROM valid WHERE words && $2::text[] AND NOT words && $1::text[]
+                        ORDER BY id DESC LIMIT $6)
                    )
                    SELECT entity.name, predicate, object, text, valid_from, valid_to, source
-                   FROM fitting JOIN entity ON entity.id = subject
-                   ORDER BY shared DESC, cardinality(words), fitting.id""",
-                words[:MAX_QUERY_WORDS],
+                   FROM candidate JOIN entity ON entity.id = subject, LATERAL (
+                       SELECT count(*) AS shared FROM unnest(words) AS word WHERE word = ANY ($3::text[])
+                   ) AS counted
+                   WHERE shared >= $4 ORDER BY shared DESC, cardinality(words), candidate.id LIMIT $7""",
+                rare,
+                common,
                 words,
-                needed(len(words)),
+                least,
                 moment,
+                MAX_CANDIDATES,
                 MAX_FITTING,
             )
             return [TemporalEvent(*row) for row in rows]
@@ -61,6 +77,28 @@ class PostgresEvents:
             return int(await connection.fetchval("SELECT count(*) FROM event"))
 
         return await self._database.run(work)
+
+    async def _telling(
+        self, connection: Connection, words: list[str], least: int
+    ) -> tuple[list[str], list[str]]:
+        """So many of the words, the rarest, that a text without any of them lacks too many to fit.
+
+        Those that are rare, and those that so many events have that they would hide the others.
+        """
+        if time.monotonic() > self._frequencies_until:
+            rows = await connection.fetch(
+                """SELECT word, frequency FROM pg_stats, unnest(
+                       most_common_elems::text::text[], most_common_elem_freqs
+                   ) AS common (word, frequency)
+                   WHERE schemaname = current_schema() AND tablename = 'event' AND attname = 'words'
+                       AND word IS NOT NULL"""
+            )
+            self._frequencies = dict(rows)
+            self._frequencies_until = time.monotonic() + FREQUENCIES_SECONDS
+        rarest_first = sorted(words, key=lambda word: self._frequencies.get(word, 0.0))
+        telling = rarest_first[: min(len(words) - least + 1, MAX_QUERY_WORDS)]
+        rare = [word for word in telling if self._frequencies.get(word, 0.0) < COMMON_SHARE]
+        return rare, telling[len(rare) :]
 
 
 async def _insert(connection: Connection, new: Statement, words: list[str], moment: float) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -189,10 +190,10 @@ async def test_a_database_that_restarts_under_requests_costs_none(
             workers = [asyncio.create_task(ask(http, worker)) for worker in range(8)]
             for _ in range(3):
                 before = await _answered(processes)
-                await eventually(lambda seen=before: _more(processes, seen + 40), "requests on their way")
+                await eventually(partial(_more, processes, before + 40), "requests on their way")
                 await asyncio.to_thread(mortal.kill if end == "kill" else mortal.stop, *_mode(end))
                 before = await _answered(processes)
-                await eventually(lambda seen=before: _more(processes, seen + 1), "answers meanwhile")
+                await eventually(partial(_more, processes, before + 1), "answers meanwhile")
                 await asyncio.to_thread(mortal.start)
                 await eventually(lambda: _all_up(processes), "a memory that is back")
             stop.set()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import yaml
+
 from evolving_agent.contract import env
-from evolving_operator.api.models import AgentMemory, ConnectionSecretRef
+from evolving_agent.memory.postgres.uri import driver_uri
+from evolving_operator.api.models import AgentMemory, ConnectionSecretRef, EvolvingAgentSpec
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.deployment import build_deployment
 from evolving_operator.core.render import render_agent_config
+from support.cluster import REPOSITORY
 from support.golden import build_all, context_of
 
 CONTEXT = context_of("postgresql")
@@ -53,6 +58,16 @@ def test_another_secret_replaces_the_pods_and_changes_no_configuration() -> None
         build_deployment(CONTEXT, before)["spec"]["template"]
         != build_deployment(context, after)["spec"]["template"]
     )
+
+
+def test_the_agent_that_the_documentation_shows_is_valid() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/memory.md").read_text(), re.DOTALL)
+    secret, agent = yaml.safe_load_all(text)
+
+    memory = EvolvingAgentSpec.model_validate(agent["spec"]).agent.memory
+    assert memory.connection_secret_ref is not None
+    assert memory.connection_secret_ref.name == secret["metadata"]["name"]
+    assert driver_uri(secret["stringData"][memory.connection_secret_ref.key])
 
 
 def test_an_agent_with_another_memory_is_told_of_no_database() -> None:

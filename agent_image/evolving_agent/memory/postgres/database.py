@@ -24,7 +24,7 @@ from evolving_agent.memory.postgres.connection import Connection
 from evolving_agent.memory.postgres.schema import migrate, search_path
 from evolving_agent.memory.postgres.uri import driver_uri
 
-MAX_CONNECTIONS = 4  # of one pod: each holds a process of the server
+MAX_CONNECTIONS = 4  # of one pod at work: each holds a process of the server
 CONNECT_SECONDS = 3.0
 STATEMENT_SECONDS = 2.0  # then the server gives the statement up
 ANSWER_SECONDS = 4.0  # then the pod gives the connection up: nobody is at its other end
@@ -77,7 +77,7 @@ class PostgresDatabase:
         self._pool: Any = asyncpg.create_pool(
             driver_uri(uri),
             min_size=0,
-            max_size=MAX_CONNECTIONS,
+            max_size=MAX_CONNECTIONS + 1,  # one to come back with, whatever hangs
             max_inactive_connection_lifetime=IDLE_SECONDS,
             timeout=CONNECT_SECONDS,
             reset=_leave,
@@ -130,8 +130,12 @@ class PostgresDatabase:
             if self._outage is not None:
                 await self._until_up(min(give_up, self._outage.since + PATIENCE_SECONDS) if patient else 0)
             try:
-                async with self._connection(ANSWER_SECONDS) as connection:
-                    return await work(connection)
+                wait = max(0.0, give_up - time.monotonic()) if patient else STATEMENT_SECONDS
+                async with self._place(wait):
+                    if self._outage is not None:
+                        continue  # it began while this work waited for its place
+                    async with self._connection(ANSWER_SECONDS) as connection:
+                        return await work(connection)
             except _FAILURES as error:
                 if not _is_outage(error):
                     raise MemoryUnavailableError(f"the memory database refused: {_said(error)}") from error
@@ -140,27 +144,32 @@ class PostgresDatabase:
                     raise MemoryUnavailableError(_said(error)) from error
 
     @asynccontextmanager
-    async def _connection(self, seconds: float) -> AsyncIterator[Connection]:
-        """A connection for at most `seconds`. After an error it is not used again: who knows its state."""
+    async def _place(self, wait: float) -> AsyncIterator[None]:
+        """One of the places for work, free within `wait` seconds."""
         try:
-            async with asyncio.timeout(STATEMENT_SECONDS):
+            async with asyncio.timeout(wait):
                 await self._places.acquire()
         except TimeoutError as error:
             busy = f"all {MAX_CONNECTIONS} connections to the memory database are busy"
             raise MemoryUnavailableError(busy) from error
         try:
-            connection = await self._pool.acquire(timeout=CONNECT_SECONDS)
-            try:
-                async with asyncio.timeout(seconds):
-                    yield connection
-            except BaseException:
-                with suppress(asyncpg.InterfaceError):  # it broke, and the pool has taken it back
-                    connection.terminate()
-                raise
-            finally:
-                await self._pool.release(connection)
+            yield
         finally:
             self._places.release()
+
+    @asynccontextmanager
+    async def _connection(self, seconds: float) -> AsyncIterator[Connection]:
+        """A connection for at most `seconds`. After an error it is not used again: who knows its state."""
+        connection = await self._pool.acquire(timeout=CONNECT_SECONDS)
+        try:
+            async with asyncio.timeout(seconds):
+                yield connection
+        except BaseException:
+            with suppress(asyncpg.InterfaceError):  # it broke, and the pool has taken it back
+                connection.terminate()
+            raise
+        finally:
+            await self._pool.release(connection)
 
     async def _until_up(self, give_up: float) -> None:
         """Raises MemoryUnavailableError where the outage goes on past `give_up` (time.monotonic())."""

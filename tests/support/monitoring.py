@@ -42,6 +42,7 @@ class Experience:
             pod.info.labels("support", OLD.revision, OLD.model.id, OLD.hash).set(1)
             pod.ready.set(1)
             pod.config_valid.set(1)
+            pod.memory_up.labels("SQLite").set(1)
             pod.in_flight.set(1)
         self.goes_on()
 

@@ -109,6 +109,7 @@ class Specialist(Document):
 
 class MemoryType(StrEnum):
     SQLITE = "SQLite"
+    POSTGRESQL = "PostgreSQL"
     DISABLED = "Disabled"
 
 

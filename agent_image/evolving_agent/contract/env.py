@@ -15,6 +15,7 @@ AWS_ENDPOINT = "AWS_ENDPOINT_URL"
 AWS_REGION = "AWS_REGION"
 AWS_ACCESS_KEY_ID = "AWS_ACCESS_KEY_ID"
 AWS_SECRET_ACCESS_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 (the name of a variable)
+MEMORY_URI = "EVOLVING_MEMORY_URI"  # of the PostgreSQL database that holds the memory
 API_KEY = "EVOLVING_API_KEY"  # of the model endpoint
 TRAINING_API_KEY = "EVOLVING_TRAINING_API_KEY"  # of the training endpoint, where it differs
 TERMINATION_LOG = "EVOLVING_TERMINATION_LOG"

@@ -1,1 +1,1 @@
-"""Long-term memory: a temporal knowledge graph, searched by text, shared by an agent's pods."""
+"""Long-term memory, shared by an agent's pods: a temporal knowledge graph, and the conversations it keeps."""

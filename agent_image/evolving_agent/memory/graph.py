@@ -1,24 +1,16 @@
-"""The temporal knowledge graph on SQLite: entities, and events that were true of them for a time.
-
-Several pods on one node share the database (WAL); every method is safe from any thread, and short.
-"""
+"""The temporal knowledge graph: entities, and events that were true of them for a time."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from evolving_agent.memory.database import Database, MemoryUnavailableError
-from evolving_agent.memory.matching import content_words, coverage, search_expression
-from evolving_agent.memory.schema import MIGRATIONS
-
-__all__ = ["Memory", "MemoryUnavailableError", "TemporalEvent", "as_prompt"]
+__all__ = ["EventStore", "Memory", "Statement", "TemporalEvent", "as_prompt"]
 
 DEFAULT_BUDGET_CHARS = 600
-MAX_CANDIDATES = 50
+MAX_FITTING = 50
 MAX_TEXT_CHARS = 300
 
 
@@ -36,10 +28,10 @@ class TemporalEvent:
 
 
 @dataclass(frozen=True)
-class _Statement:
+class Statement:
     """What is to become an event. `replaces`: it contradicts what else the subject's predicate says."""
 
-    kind: str
+    kind: str  # of the subject
     subject: str
     predicate: str
     value: str
@@ -49,28 +41,33 @@ class _Statement:
     replaces: bool
 
 
+class EventStore(Protocol):
+    """Where the graph is kept. Every method raises MemoryUnavailableError."""
+
+    async def add(self, statement: Statement, moment: float) -> None:
+        """True from `moment` on; what is known to be true then is not added again."""
+
+    async def fitting(self, query: str, moment: float) -> list[TemporalEvent]:
+        """Those valid at `moment` that fit the query (see matching.py), best first, at most MAX_FITTING."""
+
+    async def count(self) -> int:
+        """Number of events, those that are no longer true included."""
+
+
 class Memory:
-    """`Memory.open(path)`; close it after use. Raises MemoryUnavailableError from every method."""
+    """Raises MemoryUnavailableError from every method. The store is the caller's to close."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, events: EventStore) -> None:
+        self._events = events
 
-    @classmethod
-    def open(cls, path: Path) -> Memory:
-        """Opens or creates the database. A damaged one is set aside, never deleted, and a new one made."""
-        return cls(Database.open(path, MIGRATIONS, "the memory database"))
-
-    def close(self) -> None:
-        self._database.close()
-
-    def assert_fact(
+    async def assert_fact(
         self, subject: str, predicate: str, value: str, *, source: str, at: float | None = None
     ) -> None:
         """From `at` (default: now) on, `subject predicate value`; what it contradicts ends there."""
         text = f"{subject} {predicate} {value}"
-        self._add(_Statement("thing", subject, predicate, value, text, text, source, replaces=True), at)
+        await self._add(Statement("thing", subject, predicate, value, text, text, source, replaces=True), at)
 
-    def correct(
+    async def correct(
         self, request: str, answer: str, *, source: str, certain: bool, at: float | None = None
     ) -> None:
         """From `at` on, `answer` is the right answer to `request`; an earlier correction ends there.
@@ -79,46 +76,35 @@ class Memory:
         """
         predicate, hedge = ("is answered by", "") if certain else ("may be answered by", "perhaps ")
         text = f"When asked {_shortened(request, 120)!r}: {hedge}{answer}"
-        self._add(_Statement("request", request, predicate, answer, text, request, source, replaces=True), at)
+        correction = Statement("request", request, predicate, answer, text, request, source, replaces=True)
+        await self._add(correction, at)
 
-    def learn(
+    async def learn(
         self, task_type: str, lesson: str, request: str, *, source: str, at: float | None = None
     ) -> None:
         """A lesson from an episode of that task type; lessons stand beside each other."""
         search = f"{request} {lesson}"
-        self._add(_Statement("task", task_type, "lesson", lesson, lesson, search, source, replaces=False), at)
+        learned = Statement("task", task_type, "lesson", lesson, lesson, search, source, replaces=False)
+        await self._add(learned, at)
 
-    def recall(
+    async def recall(
         self, query: str, *, at: float | None = None, budget_chars: int = DEFAULT_BUDGET_CHARS
     ) -> list[TemporalEvent]:
         """The events valid at `at` (default: now) that fit the query well, best first, within the budget."""
-        expression = search_expression(query)
-        if not expression:
-            return []
-        moment = time.time() if at is None else at
-        with self._database.guarded() as connection:
-            rows = connection.execute(
-                """SELECT entity.name, predicate, object, text, valid_from, valid_to, source, event.search
-                   FROM event_text JOIN event ON event.id = event_text.rowid
-                   JOIN entity ON entity.id = event.subject
-                   WHERE event_text MATCH ? AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)
-                   ORDER BY bm25(event_text) LIMIT ?""",
-                (expression, moment, moment, MAX_CANDIDATES),
-            ).fetchall()
-        words = content_words(query)
-        fitting = [(fit, row) for row in rows if (fit := coverage(words, row[7]))]
-        fitting.sort(key=lambda pair: -pair[0])  # stable: equals stay in the order of their rank
-        return list(_within([TemporalEvent(*row[:7]) for _, row in fitting], budget_chars))
+        fitting = await self._events.fitting(query, time.time() if at is None else at)
+        return list(_within(fitting, budget_chars))
 
-    def count(self) -> int:
+    async def count(self) -> int:
         """Number of events, those that are no longer true included."""
-        with self._database.guarded() as connection:
-            return int(connection.execute("SELECT count(*) FROM event").fetchone()[0])
+        return await self._events.count()
 
-    def _add(self, statement: _Statement, at: float | None) -> None:
-        moment = time.time() if at is None else at
-        with self._database.transaction() as connection:
-            _insert(connection, statement, moment)
+    async def _add(self, statement: Statement, at: float | None) -> None:
+        bounded = replace(
+            statement,
+            subject=statement.subject.strip(),
+            text=_shortened(statement.text, MAX_TEXT_CHARS),  # it will cost prompt tokens
+        )
+        await self._events.add(bounded, time.time() if at is None else at)
 
 
 def as_prompt(events: list[TemporalEvent]) -> str:
@@ -128,42 +114,7 @@ def as_prompt(events: list[TemporalEvent]) -> str:
     return "\n\nRemembered:\n" + "\n".join(f"- {event.text}" for event in events)
 
 
-def _insert(connection: sqlite3.Connection, new: _Statement, moment: float) -> None:
-    subject = _entity_id(connection, new.kind, new.subject.strip())
-    about = (subject, new.predicate)
-    known = connection.execute(
-        """SELECT 1 FROM event WHERE subject = ? AND predicate = ? AND object = ?
-           AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)""",
-        (*about, new.value, moment, moment),
-    ).fetchone()
-    if known:
-        return
-    until: float | None = None
-    if new.replaces:
-        # a fact that is told late ends where the next one, already known, begins
-        until = connection.execute(
-            "SELECT min(valid_from) FROM event WHERE subject = ? AND predicate = ? AND valid_from > ?",
-            (*about, moment),
-        ).fetchone()[0]
-        connection.execute(
-            """UPDATE event SET valid_to = ? WHERE subject = ? AND predicate = ?
-               AND valid_from <= ? AND (valid_to IS NULL OR valid_to > ?)""",
-            (moment, *about, moment, moment),
-        )
-    connection.execute(
-        """INSERT INTO event (subject, predicate, object, text, search, valid_from, valid_to, source)
-           VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
-        (*about, new.value, _shortened(new.text, MAX_TEXT_CHARS), new.search, moment, until, new.source),
-    )
-
-
-def _entity_id(connection: sqlite3.Connection, kind: str, name: str) -> int:
-    connection.execute("INSERT OR IGNORE INTO entity (kind, name) VALUES (?, ?)", (kind, name))
-    row = connection.execute("SELECT id FROM entity WHERE kind = ? AND name = ?", (kind, name)).fetchone()
-    return int(row[0])
-
-
-def _within(events: list[TemporalEvent], budget_chars: int) -> Iterator[TemporalEvent]:
+def _within(events: Iterable[TemporalEvent], budget_chars: int) -> Iterator[TemporalEvent]:
     seen: set[str] = set()
     for event in events:
         if event.text in seen:

@@ -8,17 +8,19 @@ from evolving_agent.memory.graph import Memory
 from evolving_agent.store.records import Correction, ReflectionRecord, ReflectionSource
 
 
-def learn_from(memory: Memory, reflection: ReflectionRecord) -> None:
-    """Enters it at once, for all pods on the store. Raises MemoryUnavailableError."""
+async def learn_from(memory: Memory, reflection: ReflectionRecord) -> None:
+    """Enters it at once, for all pods of the agent. Raises MemoryUnavailableError."""
     if reflection.correction is not None and (answer := _as_text(reflection.correction)):
-        memory.correct(
+        await memory.correct(
             reflection.query,
             answer,
             source=reflection.episode,
             certain=reflection.source is ReflectionSource.FEEDBACK,
         )
     if reflection.lesson:
-        memory.learn(reflection.task_type, reflection.lesson, reflection.query, source=reflection.episode)
+        await memory.learn(
+            reflection.task_type, reflection.lesson, reflection.query, source=reflection.episode
+        )
 
 
 def _as_text(correction: Correction) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 
@@ -9,7 +10,7 @@ MIN_COVERAGE = 0.5  # of the query's content words
 MIN_SHARED_WORDS = 2  # one shared word is chance, unless the query has no other
 
 _WORD = re.compile(r"[^\W_]+")
-_MAX_QUERY_WORDS = 32
+MAX_QUERY_WORDS = 32
 _STOP_WORDS = frozenset(
     _WORD.findall(
         "a about after all also am an and any are as at be because been but by can could did do does "
@@ -46,13 +47,17 @@ def search_expression(query: str) -> str:
     """An FTS5 expression that finds candidates: any of the query's content words. "" if it has none."""
     plain = unicodedata.normalize("NFKC", query.lower())
     words = dict.fromkeys(word for word in _WORD.findall(plain) if word not in _STOP_WORDS)
-    return " OR ".join(f'"{word}"' for word in list(words)[:_MAX_QUERY_WORDS])
+    return " OR ".join(f'"{word}"' for word in list(words)[:MAX_QUERY_WORDS])
+
+
+def needed(words: int) -> int:
+    """How many of a query's content words a text must have to fit."""
+    return max(min(MIN_SHARED_WORDS, words), math.ceil(words * MIN_COVERAGE))
 
 
 def coverage(query_words: list[str], text: str) -> float:
     """Share of the query's content words that the text has; 0 where too few are shared to mean anything."""
     shared = len(set(query_words) & set(content_words(text)))
-    if not query_words or shared < min(MIN_SHARED_WORDS, len(query_words)):
+    if not query_words or shared < needed(len(query_words)):
         return 0.0
-    share = shared / len(query_words)
-    return share if share >= MIN_COVERAGE else 0.0
+    return shared / len(query_words)

@@ -1,21 +1,17 @@
 """Conversations that the agent keeps for its clients: turns, the sessions they belong to, who answers them.
 
-One SQLite database for all pods of the agent: any of them continues what another one began. Kept apart from
-the knowledge graph, because what is said in a session is forgotten after a time, and what was learned is not.
+All pods of the agent share them: any pod continues what another one began. Kept apart from the knowledge
+graph, because what is said in a session is forgotten after a time, and what was learned is not.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-
-from evolving_agent.memory.database import Database
 
 MAX_KEPT_TURNS = 1_000_000  # of all sessions; the oldest go first
 MAX_CALLS_ASKED = 500  # of one conversation
@@ -23,45 +19,6 @@ EXPIRED_AT_ONCE = 50  # rows that one new turn deletes: expiry keeps up and no t
 CHARS_PER_TOKEN = 4  # an estimate: models count differently
 
 Message = dict[str, Any]  # OpenAI's chat message
-
-# Entry n brings a database from version n to n + 1. Never edit one that was released: add another.
-MIGRATIONS = (
-    """
-    -- `session` is never empty: a response that continues nothing begins a session of its own.
-    -- `said` holds what the client said in this turn, `response` what GET /v1/responses/{id} shows.
-    -- Times are seconds since the epoch, UTC.
-    CREATE TABLE turn (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        session TEXT NOT NULL,
-        previous TEXT,
-        said TEXT NOT NULL,
-        answer TEXT NOT NULL,
-        response TEXT,
-        at REAL NOT NULL
-    );
-    CREATE INDEX turn_by_session ON turn (session, number);
-    CREATE INDEX turn_by_time ON turn (at);
-    -- The configuration (its hash) that answers a session.
-    CREATE TABLE session (
-        id TEXT PRIMARY KEY,
-        config TEXT NOT NULL,
-        at REAL NOT NULL
-    ) WITHOUT ROWID;
-    CREATE INDEX session_by_time ON session (at);
-    """,
-    """
-    -- `calls`: of the client's tools, by the assistant in this turn; NULL where it answered.
-    ALTER TABLE turn ADD COLUMN calls TEXT;
-    -- What a run had done itself when it called the client's tools, by the ID of each of those calls.
-    CREATE TABLE work (
-        call TEXT PRIMARY KEY,
-        messages TEXT NOT NULL,
-        at REAL NOT NULL
-    ) WITHOUT ROWID;
-    CREATE INDEX work_by_time ON work (at);
-    """,
-)
 
 
 @dataclass(frozen=True)
@@ -101,160 +58,138 @@ class UnknownTurnError(LookupError):
     """No such turn is kept: it never was, or it was too long ago."""
 
 
-class Sessions:
-    """`Sessions.open(path)`; close it after use. Safe from any thread.
+@dataclass(frozen=True)
+class EncodedTurn:
+    """A turn as it is stored: `said`, `response` and `calls` are JSON."""
 
-    Raises MemoryUnavailableError from every method.
+    id: str
+    session: str
+    said: str
+    answer: str
+    previous: str | None
+    response: str | None
+    calls: str | None
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Turns of a session, (said as JSON, answer, calls as JSON or None), the newest first."""
+
+    session: str
+    turns: Sequence[tuple[str, str, str | None]]
+    config: str | None
+
+
+class TurnStore(Protocol):
+    """Where conversations are kept; `since` is when what is not expired begins.
+
+    Every method raises MemoryUnavailableError.
     """
 
-    def __init__(self, database: Database, ttl_seconds: float) -> None:
-        self._database = database
+    async def latest(self, session: str, since: float, limit: int) -> Excerpt:
+        """The latest turns of a session; none for an unknown one."""
+
+    async def chain(self, turn: str, since: float, limit: int) -> Excerpt | None:
+        """The turn, the one it continues, and so on; None for an unknown one."""
+
+    async def assign(self, session: str, config: str, at: float) -> None:
+        """Notes who answers the session."""
+
+    async def add(self, turn: EncodedTurn, at: float, since: float) -> None:
+        """Adds a turn, keeps its session alive, and deletes some of what is expired."""
+
+    async def add_work(self, calls: Sequence[str], messages: str, at: float, since: float) -> None:
+        """Adds the messages (JSON) under each of the calls, and deletes some of what is expired."""
+
+    async def work(self, calls: Sequence[str], since: float) -> Sequence[tuple[str, str]]:
+        """(call, messages as JSON) of those that are known."""
+
+    async def response(self, turn: str, since: float) -> str | None:
+        """The response, where the turn has one."""
+
+    async def delete(self, turn: str) -> bool:
+        """Whether there was a turn with a response, which is now deleted."""
+
+    async def count(self) -> int:
+        """Number of turns that are still there."""
+
+
+class Sessions:
+    """Raises MemoryUnavailableError from every method. The store is the caller's to close."""
+
+    def __init__(self, turns: TurnStore, *, ttl_seconds: float) -> None:
+        self._turns = turns
         self._ttl_seconds = ttl_seconds
 
-    @classmethod
-    def open(cls, path: Path, *, ttl_seconds: float) -> Sessions:
-        """Opens or creates the database. A damaged one is set aside, never deleted, and a new one made."""
-        return cls(Database.open(path, MIGRATIONS, "the database of sessions"), ttl_seconds)
-
-    def close(self) -> None:
-        self._database.close()
-
-    def of_session(self, session: str, bounds: Bounds, *, at: float | None = None) -> History:
+    async def of_session(self, session: str, bounds: Bounds, *, at: float | None = None) -> History:
         """The latest turns of a session within the bounds; an empty history for an unknown one."""
-        since = self._since(at)
-        with self._database.guarded() as connection:
-            rows = connection.execute(
-                "SELECT said, answer, calls FROM turn WHERE session = ? AND at > ? "
-                "ORDER BY number DESC LIMIT ?",
-                (session, since, bounds.turns),
-            ).fetchall()
-            return History(session, _within(rows, bounds), _config_of(connection, session, since))
+        excerpt = await self._turns.latest(session, self._since(at), bounds.turns)
+        return History(session, _within(excerpt.turns, bounds), excerpt.config)
 
-    def before(self, turn: str, bounds: Bounds, *, at: float | None = None) -> History:
+    async def before(self, turn: str, bounds: Bounds, *, at: float | None = None) -> History:
         """The turn and those it continues, one after the other. Raises UnknownTurnError.
 
         A chain whose older part has expired or was deleted begins where it is still known.
         """
-        since = self._since(at)
-        with self._database.guarded() as connection:
-            rows = connection.execute(
-                """WITH RECURSIVE chain (said, answer, calls, previous, session, depth) AS (
-                       SELECT said, answer, calls, previous, session, 1 FROM turn WHERE id = ? AND at > ?
-                       UNION ALL
-                       SELECT turn.said, turn.answer, turn.calls, turn.previous, turn.session, depth + 1
-                       FROM chain JOIN turn ON turn.id = chain.previous
-                       WHERE turn.at > ? AND depth < ?
-                   )
-                   SELECT said, answer, calls, session FROM chain ORDER BY depth""",
-                (turn, since, since, bounds.turns),
-            ).fetchall()
-            if not rows:
-                raise UnknownTurnError(turn)
-            session = rows[0][3]
-            turns = [(said, answer, calls) for said, answer, calls, _ in rows]
-            return History(session, _within(turns, bounds), _config_of(connection, session, since))
+        excerpt = await self._turns.chain(turn, self._since(at), bounds.turns)
+        if excerpt is None:
+            raise UnknownTurnError(turn)
+        return History(excerpt.session, _within(excerpt.turns, bounds), excerpt.config)
 
-    def assign(self, session: str, config: str, *, at: float | None = None) -> None:
+    async def assign(self, session: str, config: str, *, at: float | None = None) -> None:
         """From now on the configuration with that hash answers the session."""
-        moment = time.time() if at is None else at
-        with self._database.guarded() as connection:
-            connection.execute(
-                "INSERT INTO session (id, config, at) VALUES (?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET config = excluded.config, at = excluded.at",
-                (session, config, moment),
-            )
+        await self._turns.assign(session, config, time.time() if at is None else at)
 
-    def keep(self, turn: Turn, *, at: float | None = None) -> None:
+    async def keep(self, turn: Turn, *, at: float | None = None) -> None:
         """Adds a turn, and deletes some of what has expired."""
+        encoded = EncodedTurn(
+            turn.id,
+            turn.session,
+            _encoded(turn.said),
+            turn.answer,
+            turn.previous,
+            None if turn.response is None else _encoded(turn.response),
+            _encoded(turn.calls) if turn.calls else None,
+        )
         moment = time.time() if at is None else at
-        said, response = (None if part is None else _encoded(part) for part in (turn.said, turn.response))
-        calls = _encoded(turn.calls) if turn.calls else None
-        with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO turn (id, session, previous, said, answer, calls, response, at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (turn.id, turn.session, turn.previous, said, turn.answer, calls, response, moment),
-            )
-            connection.execute("UPDATE session SET at = ? WHERE id = ?", (moment, turn.session))
-            self._forget(connection, moment)
+        await self._turns.add(encoded, moment, self._since(moment))
 
-    def keep_work(
+    async def keep_work(
         self, calls: Sequence[str], messages: Sequence[Message], *, at: float | None = None
     ) -> None:
         """What a run had done itself before it made these calls (IDs) of the client's tools."""
-        moment, kept = (time.time() if at is None else at), _encoded(messages)
-        with self._database.transaction() as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO work (call, messages, at) VALUES (?, ?, ?)",
-                [(call, kept, moment) for call in calls],
-            )
-            connection.execute(
-                "DELETE FROM work WHERE call IN (SELECT call FROM work WHERE at <= ? LIMIT ?)",
-                (moment - self._ttl_seconds, EXPIRED_AT_ONCE),
-            )
+        moment = time.time() if at is None else at
+        await self._turns.add_work(calls, _encoded(messages), moment, self._since(moment))
 
-    def work_of(self, calls: Sequence[str], *, at: float | None = None) -> dict[str, list[Message]]:
+    async def work_of(self, calls: Sequence[str], *, at: float | None = None) -> dict[str, list[Message]]:
         """By call, for those calls of which it is known; of very many, the latest."""
-        asked = calls[-MAX_CALLS_ASKED:]
-        with self._database.guarded() as connection:
-            rows = connection.execute(
-                f"SELECT call, messages FROM work WHERE at > ? AND call IN ({','.join('?' * len(asked))})",  # noqa: S608 - question marks only
-                (self._since(at), *asked),
-            ).fetchall()
-        return {call: msgspec.json.decode(messages) for call, messages in rows}
+        found = await self._turns.work(calls[-MAX_CALLS_ASKED:], self._since(at))
+        return {call: msgspec.json.decode(messages) for call, messages in found}
 
-    def response(self, turn: str, *, at: float | None = None) -> dict[str, Any]:
+    async def response(self, turn: str, *, at: float | None = None) -> dict[str, Any]:
         """The response as it was answered. Raises UnknownTurnError."""
-        with self._database.guarded() as connection:
-            row = connection.execute(
-                "SELECT response FROM turn WHERE id = ? AND at > ? AND response IS NOT NULL",
-                (turn, self._since(at)),
-            ).fetchone()
-        if row is None:
+        found = await self._turns.response(turn, self._since(at))
+        if found is None:
             raise UnknownTurnError(turn)
-        kept: dict[str, Any] = msgspec.json.decode(row[0])
+        kept: dict[str, Any] = msgspec.json.decode(found)
         return kept
 
-    def delete(self, turn: str) -> None:
+    async def delete(self, turn: str) -> None:
         """Forgets a response: it can be continued no longer. Raises UnknownTurnError."""
-        with self._database.guarded() as connection:
-            deleted = connection.execute("DELETE FROM turn WHERE id = ? AND response IS NOT NULL", (turn,))
-            if deleted.rowcount == 0:
-                raise UnknownTurnError(turn)
+        if not await self._turns.delete(turn):
+            raise UnknownTurnError(turn)
 
-    def count(self) -> int:
-        """Number of turns that are still in the database."""
-        with self._database.guarded() as connection:
-            return int(connection.execute("SELECT count(*) FROM turn").fetchone()[0])
+    async def count(self) -> int:
+        """Number of turns that are still there."""
+        return await self._turns.count()
 
     def _since(self, at: float | None) -> float:
         return (time.time() if at is None else at) - self._ttl_seconds
-
-    def _forget(self, connection: sqlite3.Connection, moment: float) -> None:
-        since = moment - self._ttl_seconds
-        connection.execute(
-            "DELETE FROM turn WHERE number IN (SELECT number FROM turn WHERE at <= ? LIMIT ?)",
-            (since, EXPIRED_AT_ONCE),
-        )
-        connection.execute(
-            "DELETE FROM session WHERE id IN (SELECT id FROM session WHERE at <= ? LIMIT ?)",
-            (since, EXPIRED_AT_ONCE),
-        )
-        connection.execute(
-            "DELETE FROM turn WHERE number <= (SELECT max(number) FROM turn) - ?", (MAX_KEPT_TURNS,)
-        )
 
 
 def estimated_tokens(messages: Sequence[Message]) -> int:
     """Of the messages' JSON, which also counts names, tool calls and pictures."""
     return len(msgspec.json.encode(messages)) // CHARS_PER_TOKEN
-
-
-def _config_of(connection: sqlite3.Connection, session: str, since: float) -> str | None:
-    row = connection.execute(
-        "SELECT config FROM session WHERE id = ? AND at > ?", (session, since)
-    ).fetchone()
-    return None if row is None else str(row[0])
 
 
 def _within(newest_first: Sequence[tuple[str, str, str | None]], bounds: Bounds) -> list[Message]:

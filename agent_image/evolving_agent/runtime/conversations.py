@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from evolving_agent.contract import config
-from evolving_agent.memory.database import MemoryUnavailableError
+from evolving_agent.memory.errors import MemoryUnavailableError
 from evolving_agent.memory.sessions import Bounds, History, Message, Sessions, Turn, UnknownTurnError
 from evolving_agent.runtime.errors import RefusedError, RequestError
 from evolving_agent.runtime.metrics import Metrics
@@ -61,7 +60,7 @@ class Conversations:
             history = await self._chain(question.continues)
         elif question.session is not None and sessions is not None:
             session = question.session
-            history = await self._read(lambda: sessions.of_session(session, self._bounds))
+            history = await self._read(sessions.of_session(session, self._bounds))
         else:
             return Past(question.session)
         session = question.session or history.session
@@ -74,7 +73,7 @@ class Conversations:
         if self._sessions is None:
             return
         try:
-            await asyncio.to_thread(self._sessions.assign, session, config_hash)
+            await self._sessions.assign(session, config_hash)
         except MemoryUnavailableError as error:
             self._lost("the arm of a session is not noted", error)
 
@@ -90,7 +89,7 @@ class Conversations:
         sessions = self._sessions
         if sessions is None:
             return messages
-        work = await self._read(lambda: sessions.work_of(calls))
+        work = await self._read(sessions.work_of(calls))
         return with_work(messages, work) if work else messages
 
     async def keep_work(self, result: RunResult) -> None:
@@ -99,7 +98,7 @@ class Conversations:
         if sessions is None:
             return
         try:
-            await asyncio.to_thread(sessions.keep_work, calls, result.work)
+            await sessions.keep_work(calls, result.work)
         except MemoryUnavailableError as error:
             self._lost("the agent's own calls beside a client's are forgotten", error)
 
@@ -119,7 +118,7 @@ class Conversations:
             calls=[call.in_message() for call in result.client_calls],
         )
         try:
-            await asyncio.to_thread(self._sessions.keep, turn)
+            await self._sessions.keep(turn)
             self._metrics.turns_kept.labels("ok").inc()
         except MemoryUnavailableError as error:
             self._lost("an answer cannot be continued", error)
@@ -127,18 +126,16 @@ class Conversations:
     async def response(self, turn_id: str) -> dict[str, Any]:
         """A response that was kept. Raises RequestError."""
         sessions = self._needed("response_id")
-        return await self._found(turn_id, "response_id", 404, lambda: sessions.response(turn_id))
+        return await self._found(turn_id, "response_id", 404, sessions.response(turn_id))
 
     async def delete(self, turn_id: str) -> None:
         """Raises RequestError."""
         sessions = self._needed("response_id")
-        await self._found(turn_id, "response_id", 404, lambda: sessions.delete(turn_id))
+        await self._found(turn_id, "response_id", 404, sessions.delete(turn_id))
 
     async def _chain(self, turn_id: str) -> History:
         sessions = self._needed("previous_response_id")
-        return await self._found(
-            turn_id, "previous_response_id", 400, lambda: sessions.before(turn_id, self._bounds)
-        )
+        return await self._found(turn_id, "previous_response_id", 400, sessions.before(turn_id, self._bounds))
 
     def _needed(self, param: str) -> Sessions:
         if self._sessions is None:
@@ -146,7 +143,7 @@ class Conversations:
             raise RefusedError("invalid", 400, message, code="unsupported_parameter", param=param)
         return self._sessions
 
-    async def _found(self, turn_id: str, param: str, status: int, read: Callable[[], T]) -> T:
+    async def _found(self, turn_id: str, param: str, status: int, read: Awaitable[T]) -> T:
         try:
             return await self._read(read)
         except UnknownTurnError as error:
@@ -154,9 +151,9 @@ class Conversations:
             code = "previous_response_not_found" if status == 400 else "response_not_found"
             raise RequestError(status, message, code=code, param=param) from error
 
-    async def _read(self, read: Callable[[], T]) -> T:
+    async def _read(self, read: Awaitable[T]) -> T:
         try:
-            return await asyncio.to_thread(read)
+            return await read
         except MemoryUnavailableError as error:
             logger.error("a request is refused, for its conversation cannot be read: %s", error)
             raise _unreadable() from error

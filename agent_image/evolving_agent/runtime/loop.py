@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
@@ -23,7 +22,8 @@ from agents.exceptions import AgentsException
 from evolving_agent.chat.endpoint import ModelEndpoint, ModelError
 from evolving_agent.chat.items import ResponseCreatedEvent, ResponseTextDeltaEvent
 from evolving_agent.contract.config import AgentConfig, ServedModel, ToolUseBehavior
-from evolving_agent.memory.graph import Memory, MemoryUnavailableError, as_prompt
+from evolving_agent.memory.errors import MemoryUnavailableError
+from evolving_agent.memory.graph import Memory, as_prompt
 from evolving_agent.runtime.asked import NOTHING_ASKED, Asked
 from evolving_agent.runtime.conversation import Conversation, parse_conversation
 from evolving_agent.runtime.observed_model import ObservedModel
@@ -254,7 +254,7 @@ class _AgentPath(RunHooks[RunScope]):
 async def _recalled(memory: Memory, query: str, trace: RunTrace) -> str:
     """What memory adds to the system text; nothing where it cannot be read: the answer matters more."""
     try:
-        remembered = await asyncio.to_thread(lambda: as_prompt(memory.recall(query)))
+        remembered = as_prompt(await memory.recall(query))
     except MemoryUnavailableError as error:
         logger.warning("answering without memory: %s", error)
         trace.recall = "failed"

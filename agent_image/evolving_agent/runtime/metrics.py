@@ -77,6 +77,7 @@ class Metrics:
         self.model_missing = gauge(
             "model_missing", "1 while the latest request found the model gone (404).", "model"
         )
+        self.memory_up = gauge("memory_up", "1 while what is remembered can be read and written.", "type")
         self.memory_writes = counter("memory_writes", "What memory was given: ok, failed.", "outcome")
         self.log_records = counter("log_records", "Lines written to the experience log.", "kind")
         self.log_seconds = histogram(

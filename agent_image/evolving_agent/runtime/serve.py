@@ -13,22 +13,20 @@ import uvicorn
 
 from evolving_agent.chat.endpoint import Endpoints, ModelError, ModelErrorReason
 from evolving_agent.contract import env
-from evolving_agent.contract.config import AgentConfig, MemoryType
+from evolving_agent.contract.config import MemoryType
 from evolving_agent.contract.report import MAX_MESSAGE_CHARS, Outcome, ServeReport, encode_report
-from evolving_agent.memory.graph import Memory, MemoryUnavailableError
-from evolving_agent.memory.sessions import Sessions
 from evolving_agent.runtime.app import PodState, build_app
 from evolving_agent.runtime.configuration import Configuration, ConfigurationError, ConfigurationFile
 from evolving_agent.runtime.conversations import Conversations
 from evolving_agent.runtime.logs import configure_logging
 from evolving_agent.runtime.metrics import Metrics
+from evolving_agent.runtime.remembering import UnusableURIError, open_memory
 from evolving_agent.runtime.service import AgentService
 from evolving_agent.runtime.settings import Settings, SettingsError
 from evolving_agent.runtime.tools.toolbox import Toolbox
 from evolving_agent.runtime.tracing import start_tracing, traced
 from evolving_agent.runtime.traffic import Arm, starting_fallback_arm
 from evolving_agent.store.experience_log import ExperienceLog
-from evolving_agent.store.layout import StoreLayout
 
 PROBE_SECONDS = 2.0  # between two questions to a model that does not answer yet
 
@@ -131,31 +129,29 @@ async def start_service(settings: Settings, state: PodState, resources: AsyncExi
     state.max_request_bytes = config.limits.max_request_bytes
     endpoints = await resources.enter_async_context(Endpoints(settings.api_key))
     missing = await _wait_for_model(settings, configuration, endpoints, state)
-    layout = settings.store
-    log = ExperienceLog(layout, settings.pod, state.metrics)
+    log = ExperienceLog(settings.store, settings.pod, state.metrics)
     resources.push_async_callback(log.close)
     toolbox = await resources.enter_async_context(
         Toolbox(observe=lambda tool, usable: state.metrics.tool_usable.labels(tool).set(usable))
     )
     await toolbox.open(config)
-    memory = _opened_memory(config, layout)
-    if memory is not None:
-        resources.callback(memory.close)
-    sessions = _opened_sessions(config, layout)
-    if sessions is not None:
-        resources.callback(sessions.close)
+    try:
+        remembering = await open_memory(config, settings, state.metrics, resources)
+    except UnusableURIError as error:
+        raise StartError("InvalidMemoryURI", str(error)) from error
     service = AgentService(
         agent=settings.agent,
         pod=settings.pod,
         configuration=configuration,
         endpoints=endpoints,
         toolbox=toolbox,
-        memory=memory,
+        memory=remembering.memory,
+        memory_problems=remembering.problems,
         conversations=Conversations(
-            sessions,
+            remembering.sessions,
             config.sessions,
             state.metrics,
-            broken=sessions is None and config.memory is not MemoryType.DISABLED,
+            broken=remembering.sessions is None and config.memory is not MemoryType.DISABLED,
         ),
         log=log,
         metrics=state.metrics,
@@ -200,26 +196,6 @@ async def _wait_for_model(
                         break  # the key is in this pod's environment: only a new pod has another
                 await asyncio.sleep(PROBE_SECONDS)
     raise StartError(reason, f"{latest} (waited {settings.model_wait_seconds:g} s at most)")
-
-
-def _opened_memory(config: AgentConfig, layout: StoreLayout) -> Memory | None:
-    if config.memory is MemoryType.DISABLED:
-        return None
-    try:
-        return Memory.open(layout.memory_database)
-    except MemoryUnavailableError as error:
-        logger.error("serving without memory: %s", error)
-        return None
-
-
-def _opened_sessions(config: AgentConfig, layout: StoreLayout) -> Sessions | None:
-    if config.memory is MemoryType.DISABLED:
-        return None
-    try:
-        return Sessions.open(layout.session_database, ttl_seconds=config.sessions.ttl_seconds)
-    except MemoryUnavailableError as error:
-        logger.error("requests of sessions will be refused: %s", error)
-        return None
 
 
 @asynccontextmanager

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evolving_agent.chat.endpoint import Endpoints, ModelEndpoint, ModelError, ModelErrorReason
-from evolving_agent.memory.graph import Memory, MemoryUnavailableError
+from evolving_agent.memory.errors import MemoryUnavailableError
+from evolving_agent.memory.graph import Memory
 from evolving_agent.memory.learning import learn_from
 from evolving_agent.memory.sessions import estimated_tokens
 from evolving_agent.runtime.admission import RETRY_AFTER_SECONDS, Admission, BusyError
@@ -72,6 +73,7 @@ class AgentService:
         endpoints: Endpoints,
         toolbox: Toolbox,
         memory: Memory | None,
+        memory_problems: Callable[[], list[str]] = list,
         conversations: Conversations,
         log: ExperienceLog,
         metrics: Metrics,
@@ -86,6 +88,7 @@ class AgentService:
         self._toolbox = toolbox
         self._teams = Teams(toolbox, agent)
         self._memory = memory
+        self._memory_problems = memory_problems
         self.conversations = conversations
         self._log = log
         self._captures_content = captures_content
@@ -114,7 +117,12 @@ class AgentService:
     @property
     def problems(self) -> list[str]:
         """What is wrong although requests are answered."""
-        return [*self._missing.problems, *self._log.problems, *self._toolbox.problems]
+        return [
+            *self._missing.problems,
+            *self._log.problems,
+            *self._toolbox.problems,
+            *self._memory_problems(),
+        ]
 
     async def accept(self, question: Question) -> Work:
         """Decides who answers what. Raises RequestError."""
@@ -433,7 +441,7 @@ class AgentService:
         if self._memory is None or not (record.lesson or record.correction):
             return
         try:
-            await asyncio.to_thread(learn_from, self._memory, record)
+            await learn_from(self._memory, record)
             self._metrics.memory_writes.labels("ok").inc()
         except MemoryUnavailableError as error:
             self._metrics.memory_writes.labels("failed").inc()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evolving_agent.contract import env
@@ -25,6 +25,8 @@ class Settings:
     config_hash: str
     store: StoreLayout
     api_key: str | None
+    namespace: str
+    memory_uri: str | None = field(repr=False)  # holds a password
     is_traced: bool
     captures_content: bool  # in traces and in the pod's own log
     termination_log: Path
@@ -54,6 +56,8 @@ class Settings:
                 Path(environment.get(env.STORE, env.DEFAULT_STORE)), environment
             ),
             api_key=environment.get(env.API_KEY) or None,
+            namespace=environment.get(env.AGENT_NAMESPACE, ""),
+            memory_uri=environment.get(env.MEMORY_URI) or None,
             is_traced=is_traced(environment),
             captures_content=captures_content(environment),
             termination_log=Path(environment.get(env.TERMINATION_LOG, env.DEFAULT_TERMINATION_LOG)),

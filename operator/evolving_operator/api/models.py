@@ -20,7 +20,7 @@ from evolving_agent.contract.config import (
     ToolUseBehavior,
 )
 from evolving_agent.contract.learning import Curation, Evaluation, Training
-from evolving_agent.contract.refs import HTTP_URL, ConfigMapKeyRef
+from evolving_agent.contract.refs import HTTP_URL, KEY, OBJECT_NAME, ConfigMapKeyRef
 from evolving_agent.contract.tools import Tool
 from evolving_operator.api.network_policy import NetworkPolicy
 from evolving_operator.api.pod_template import PodTemplate
@@ -56,9 +56,49 @@ class Model(Document):
         return self.pricing if model_id == self.base else self.trained_pricing or self.pricing
 
 
+class ConnectionSecretRef(Document):
+    """The Secret that says how a database is reached, and by whom."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=253,
+        pattern=OBJECT_NAME,
+        description="Name of a Secret in the agent's namespace.",
+    )
+    key: str = Field(
+        default="uri",
+        min_length=1,
+        max_length=253,
+        pattern=KEY,
+        description="Key within the Secret: postgresql://user:password@host:5432/database?sslmode=verify-full.",
+    )
+
+
 class AgentMemory(Document):
+    model_config = rules(
+        Rule(
+            "self.type != 'PostgreSQL' || has(self.connectionSecretRef)",
+            "connectionSecretRef is required when type is PostgreSQL: it names the Secret with the "
+            "database's URI",
+            ".connectionSecretRef",
+        ),
+        Rule(
+            "self.type == 'PostgreSQL' || !has(self.connectionSecretRef)",
+            "connectionSecretRef is only for type PostgreSQL",
+            ".connectionSecretRef",
+        ),
+    )
+
     type: MemoryType = Field(
-        default=MemoryType.SQLITE, description="SQLite keeps it in the agent's store; Disabled keeps none."
+        default=MemoryType.SQLITE,
+        description="SQLite keeps it in the agent's volume, which must be ReadWriteOnce; PostgreSQL in a "
+        "database, for any storage and pods on any node; Disabled keeps none. What is remembered does not "
+        "move with a change of type.",
+    )
+    connection_secret_ref: ConnectionSecretRef | None = Field(
+        default=None,
+        description="Where the PostgreSQL database is. Several agents may share it: each has a schema of its "
+        "own. What is in it is not deleted with the agent.",
     )
 
 
@@ -238,7 +278,7 @@ class Storage(Document):
     )
     object_store: ObjectStorage | None = Field(
         default=None,
-        description="A bucket of an S3-compatible object store. Memory that needs a disk is not kept there.",
+        description="A bucket of an S3-compatible object store. SQLite memory is not kept there.",
     )
 
     @property
@@ -375,13 +415,13 @@ class EvolvingAgentSpec(Document):
             "|| !has(self.storage.volume) "
             "|| !self.storage.volume.accessModes.exists(mode, mode == 'ReadWriteMany')",
             "agent.memory.type: SQLite needs a volume that is ReadWriteOnce (set storage.volume.accessModes "
-            "to [ReadWriteOnce], or agent.memory.type to Disabled)",
+            "to [ReadWriteOnce], or agent.memory.type to PostgreSQL or Disabled)",
             ".agent.memory.type",
         ),
         Rule(
             "self.agent.memory.type != 'SQLite' || !has(self.storage.objectStore)",
             "agent.memory.type: SQLite needs a volume, and storage is an object store (set agent.memory.type "
-            "to Disabled)",
+            "to PostgreSQL or Disabled)",
             ".agent.memory.type",
         ),
         Rule(

@@ -172,13 +172,20 @@ def secret_words(situation: Situation, message: str) -> tuple[str, str]:
     """Reason and message for what kubelet said when it could not set a container up."""
     if "secret" not in message.lower():
         return "ContainerConfigError", message
-    ref = situation.spec.model.endpoint.api_key_secret_ref
-    hint = ""
-    if ref is not None and ref.name in message:
-        hint = (
-            f" The Secret {ref.name!r} with the key {ref.key!r} is named by "
-            "spec.model.endpoint.apiKeySecretRef: create it in the agent's namespace."
-        )
+    spec = situation.spec
+    named_by = {
+        "spec.model.endpoint.apiKeySecretRef": spec.model.endpoint.api_key_secret_ref,
+        "spec.agent.memory.connectionSecretRef": spec.agent.memory.connection_secret_ref,
+    }
+    hint = next(
+        (
+            f" The Secret {ref.name!r} with the key {ref.key!r} is named by {field}: create it in the "
+            "agent's namespace."
+            for field, ref in named_by.items()
+            if ref is not None and ref.name in message
+        ),
+        "",
+    )
     return "SecretNotFound", f"A pod cannot start: {message}.{hint}"
 
 

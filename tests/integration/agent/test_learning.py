@@ -19,6 +19,7 @@ from evolving_agent.contract.config import (
 )
 from evolving_agent.contract.refs import SecretKeyRef
 from evolving_agent.memory.graph import Memory
+from evolving_agent.memory.sqlite.events import SQLiteEvents
 from evolving_agent.store.records import Correction, ReflectionSource
 from evolving_agent.testing.scripted_model import Reply, ScriptedModel, served
 from support.pods import eventually, running
@@ -198,16 +199,17 @@ async def test_what_a_reflection_teaches_is_in_the_next_prompt(make_pod: Any, up
 
 async def test_a_dry_run_neither_recalls_nor_leaves_anything(make_pod: Any, upstream: Any) -> None:
     async with running(make_pod(reflection=AFTER_RUN)) as pod:
-        memory = Memory.open(pod.store.memory_database)
-        memory.learn("cards", "Block lost cards first.", "lost card", source="test")
+        events = SQLiteEvents.open(pod.store.memory_database)
+        memory = Memory(events)
+        await memory.learn("cards", "Block lost cards first.", "lost card", source="test")
 
         await pod.ask("I lost my card", **{"X-Evolving-Dry-Run": "true"})
 
         assert upstream.model.requests[-1]["messages"][0]["content"] == "You are a support agent."
         assert pod.episodes() == []
         assert pod.reflections() == []
-        assert memory.count() == 1
-        memory.close()
+        assert await memory.count() == 1
+        events.close()
 
 
 async def test_without_memory_nothing_is_kept_or_recalled(make_pod: Any, upstream: Any) -> None:

@@ -90,7 +90,23 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
     "negative replicas": ({"agent": {"replicas": -1}}, ["spec.agent.replicas", "greater than or equal to 0"]),
     "memory of an unknown type": (
         {"agent": {"memory": {"type": "Redis"}}},
-        ["spec.agent.memory.type", '"SQLite", "Disabled"'],
+        ["spec.agent.memory.type", '"SQLite", "PostgreSQL", "Disabled"'],
+    ),
+    "PostgreSQL without its Secret": (
+        {"agent": {"memory": {"type": "PostgreSQL"}}},
+        ["spec.agent.memory.connectionSecretRef", "is required when type is PostgreSQL"],
+    ),
+    "SQLite with PostgreSQL's Secret": (
+        {"agent": {"memory": {"connectionSecretRef": {"name": "database"}}}},
+        ["spec.agent.memory.connectionSecretRef", "is only for type PostgreSQL"],
+    ),
+    "no memory with PostgreSQL's Secret": (
+        {"agent": {"memory": {"type": "Disabled", "connectionSecretRef": {"name": "database"}}}},
+        ["spec.agent.memory.connectionSecretRef", "is only for type PostgreSQL"],
+    ),
+    "a Secret's key that is none": (
+        {"agent": {"memory": {"type": "PostgreSQL", "connectionSecretRef": {"name": "a", "key": "../b"}}}},
+        ["spec.agent.memory.connectionSecretRef.key", "should match"],
     ),
     "SQLite on a shared volume": (
         {"storage": {"volume": {"accessModes": ["ReadWriteMany"]}}},
@@ -375,6 +391,30 @@ def test_a_volume_made_by_default_can_grow_and_nothing_else(api: RunningCluster,
     patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": {"size": "20Gi"}}}})
     with pytest.raises(AssertionError, match="a volume can grow but not shrink"):
         patch(api, namespace, "eva/support", {"spec": {"storage": {"volume": None}}})
+
+
+@pytest.mark.parametrize(
+    "storage", [{"volume": {"accessModes": ["ReadWriteMany"]}}, {"objectStore": {"bucket": "agents"}}, {}]
+)
+def test_postgresql_memory_goes_with_any_storage(
+    api: RunningCluster, namespace: str, storage: dict[str, Any]
+) -> None:
+    memory = {"type": "PostgreSQL", "connectionSecretRef": {"name": "database"}}
+    create(api, namespace, agent(agent={"memory": memory}, storage=storage))
+
+    stored = api.get("-n", namespace, "eva", "support")["spec"]["agent"]["memory"]
+    assert stored == {"type": "PostgreSQL", "connectionSecretRef": {"name": "database", "key": "uri"}}
+
+
+def test_the_type_of_memory_can_change_with_its_secret(api: RunningCluster, namespace: str) -> None:
+    create(api, namespace, agent())
+    memory = {"type": "PostgreSQL", "connectionSecretRef": {"name": "database"}}
+
+    patch(api, namespace, "eva/support", {"spec": {"agent": {"memory": memory}}})
+    with pytest.raises(AssertionError, match="is only for type PostgreSQL"):
+        patch(api, namespace, "eva/support", {"spec": {"agent": {"memory": {"type": "SQLite"}}}})
+    back = {"type": "SQLite", "connectionSecretRef": None}
+    patch(api, namespace, "eva/support", {"spec": {"agent": {"memory": back}}})
 
 
 def test_an_agents_store_stays_where_it_is(api: RunningCluster, namespace: str) -> None:

@@ -435,6 +435,20 @@ async def test_a_missing_secret_is_named(world: Simulation, spec: Spec) -> None:
     assert world.condition("Degraded").status is ConditionStatus.TRUE
 
 
+async def test_the_missing_secret_of_the_memory_is_named(world: Simulation, spec: Spec) -> None:
+    memory = {"type": "PostgreSQL", "connectionSecretRef": {"name": "database"}}
+    world.apply_agent(spec | {"agent": spec["agent"] | {"memory": memory}})
+    await world.settle()
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "database" not found'}
+    world.node.stick("support", {"state": {"waiting": waiting}})
+    await world.settle()
+
+    told = world.condition("Degraded")
+    assert told.reason == "SecretNotFound"
+    assert "'database' with the key 'uri'" in told.message
+    assert "spec.agent.memory.connectionSecretRef" in told.message
+
+
 async def test_an_unreachable_model_is_told_by_the_pod_that_gave_up(world: Simulation, spec: Spec) -> None:
     world.apply_agent(spec)
     await world.settle()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from evolving_agent.contract.tools import BuiltinName, BuiltinTool, ToolEffect
-from evolving_agent.memory.graph import Memory, MemoryUnavailableError
+from evolving_agent.memory.errors import MemoryUnavailableError
+from evolving_agent.memory.graph import Memory
 from evolving_agent.runtime.tools.invocation import RunScope, ToolDefinition, ToolError
 
 _TEXT = {"type": "string"}
@@ -36,31 +36,26 @@ async def _remember(arguments: dict[str, Any], scope: RunScope) -> str:
     subject, predicate, value = (str(arguments[key]) for key in ("subject", "predicate", "object"))
     memory = _memory_of(scope)
 
-    def work() -> str:
-        memory.assert_fact(subject, predicate, value, source=scope.episode)
-        return "remembered"
-
-    return await _in_thread(work)
+    try:
+        await memory.assert_fact(subject, predicate, value, source=scope.episode)
+    except MemoryUnavailableError as error:
+        raise ToolError(str(error)) from error
+    return "remembered"
 
 
 async def _recall(arguments: dict[str, Any], scope: RunScope) -> str:
     memory = _memory_of(scope)
-    query = str(arguments["query"])
-    known = await _in_thread(lambda: "\n".join(event.text for event in memory.recall(query)))
-    return known or "nothing is remembered about this"
+    try:
+        known = await memory.recall(str(arguments["query"]))
+    except MemoryUnavailableError as error:
+        raise ToolError(str(error)) from error
+    return "\n".join(event.text for event in known) or "nothing is remembered about this"
 
 
 def _memory_of(scope: RunScope) -> Memory:
     if scope.memory is None:
         raise ToolError("this agent has no memory")
     return scope.memory
-
-
-async def _in_thread(work: Callable[[], str]) -> str:
-    try:
-        return await asyncio.to_thread(work)
-    except MemoryUnavailableError as error:
-        raise ToolError(str(error)) from error
 
 
 def _schema(required: list[str], **properties: Any) -> dict[str, Any]:

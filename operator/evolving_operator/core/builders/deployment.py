@@ -6,7 +6,14 @@ from evolving_agent.contract import env
 from evolving_operator.api import names
 from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
 from evolving_operator.core.builders.context import BuildContext
-from evolving_operator.core.builders.pod import Container, common_env, common_mounts, literal, pod_template
+from evolving_operator.core.builders.pod import (
+    Container,
+    common_env,
+    common_mounts,
+    literal,
+    memory_env,
+    pod_template,
+)
 from evolving_operator.core.builders.tool_files import tool_env, tool_mounts
 
 PORT_NAME = "http"
@@ -66,7 +73,12 @@ def _container(context: BuildContext, config_hash: str) -> Container:
         name=names.CONTAINER_AGENT,
         image=context.agent_image,
         args=("serve",),
-        env=[*common_env(context), literal(env.CONFIG_HASH, config_hash), *tool_env(context)],
+        env=[
+            *common_env(context),
+            literal(env.CONFIG_HASH, config_hash),
+            *memory_env(context),
+            *tool_env(context),
+        ],
         mounts=(*common_mounts(context), *tool_mounts(context)),
         requests={"cpu": "50m", "memory": "192Mi"},
         extra={

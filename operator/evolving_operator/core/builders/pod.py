@@ -83,6 +83,12 @@ def common_env(context: BuildContext) -> list[Manifest]:
     ]
 
 
+def memory_env(context: BuildContext) -> list[Manifest]:
+    """The URI of the memory's database; nothing where the memory needs none. Jobs use no memory."""
+    ref = context.spec.agent.memory.connection_secret_ref
+    return [] if ref is None else [from_secret(env.MEMORY_URI, SecretKeyRef(name=ref.name, key=ref.key))]
+
+
 def common_mounts(context: BuildContext) -> tuple[Mount, ...]:
     """Configuration (the whole ConfigMap: with a subPath it would never be refreshed), store, scratch."""
     return (

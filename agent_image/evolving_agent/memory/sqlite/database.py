@@ -10,19 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from evolving_agent.memory.errors import MemoryUnavailableError, UnknownSchemaError
+
 BUSY_TIMEOUT_SECONDS = 2.0
 OPEN_TIMEOUT_SECONDS = 10.0
 OPEN_RETRY_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
-
-
-class MemoryUnavailableError(Exception):
-    """The database cannot be used now: locked for too long, disk full, or damaged."""
-
-
-class UnknownSchemaError(Exception):
-    """The database was written by a newer version of this program."""
 
 
 class Database:
@@ -124,10 +118,7 @@ def _migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > len(migrations):
-            raise UnknownSchemaError(
-                f"the memory database has schema version {version}, this program knows {len(migrations)}; "
-                "run the version of the agent image that wrote it, or a newer one"
-            )
+            raise UnknownSchemaError(version, len(migrations))
         for script in migrations[version:]:
             for statement in _statements(script):
                 connection.execute(statement)

@@ -136,4 +136,5 @@ def _said(body: dict[str, Any], revision: str) -> Said:
         message = f"revision {details.get('revision')} answered instead of {revision}"
         raise UnansweredError("WrongRevision", message, permanent=False)
     calls = [(call["name"], call.get("arguments") or {}) for call in details.get("tool_calls", ())]
-    return Said(body["choices"][0]["message"].get("content") or "", calls)
+    message = body["choices"][0]["message"]
+    return Said(message.get("content") or message.get("refusal") or "", calls)

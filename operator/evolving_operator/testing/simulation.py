@@ -207,27 +207,8 @@ class Simulation:
         self.pass_time(60)
         pending = [name for name in self.jobs(names.COMPONENT_EVALUATE) if not self.is_finished(name)]
         assert len(pending) == 1, f"one evaluation was to be under way, not {pending}"  # noqa: S101
-        self.node.finish_job(
-            pending[0],
-            EvaluationReport(
-                run_id=pending[0],
-                outcome=Outcome.SUCCEEDED,
-                reason="Measured",
-                message="",
-                candidate=revision,
-                incumbent="incumbent",
-                suites=(
-                    SuiteResult(
-                        suite="holdout",
-                        samples=samples,
-                        baseline_bps=4000,
-                        candidate_bps=4000 + delta,
-                        delta_bps=delta,
-                        lower_bps=lower,
-                    ),
-                ),
-            ),
-        )
+        report = evaluation_report(revision, lower=lower, delta=delta, samples=samples)
+        self.node.finish_job(pending[0], report)
         await self.settle()
 
     async def validate(self, revision: str, *, score: int) -> None:
@@ -275,6 +256,28 @@ def training_report(model: str, *, run_id: str = "run", base: str = "smollm2") -
         backend="LoRA",
         dataset=DatasetRef(version="d1", digest=f"digest-of-{model}", examples=100, holdout=50),
         hyperparameters_digest="hp",
+    )
+
+
+def evaluation_report(revision: str, *, lower: int, delta: int = 4000, samples: int = 50) -> EvaluationReport:
+    """Of one suite, in basis points: 4000 for the incumbent, `delta` more for the candidate."""
+    return EvaluationReport(
+        run_id="evaluation",
+        outcome=Outcome.SUCCEEDED,
+        reason="Measured",
+        message="",
+        candidate=revision,
+        incumbent="incumbent",
+        suites=(
+            SuiteResult(
+                suite="holdout",
+                samples=samples,
+                baseline_bps=4000,
+                candidate_bps=4000 + delta,
+                delta_bps=delta,
+                lower_bps=lower,
+            ),
+        ),
     )
 
 

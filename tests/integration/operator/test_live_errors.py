@@ -13,10 +13,9 @@ import pytest
 
 from evolving_agent.contract import env
 from evolving_agent.contract.config import CONFIG_KEY
-from evolving_agent.contract.report import EvaluationReport, Outcome, SuiteResult
 from evolving_agent.contract.served import SERVED_PATH, ServedAs, ServedCount, ServedCounts
 from evolving_operator.api import names
-from evolving_operator.testing.simulation import revision_of, training_report
+from evolving_operator.testing.simulation import evaluation_report, revision_of, training_report
 from support.cluster import eventually
 from support.kubelet import Kubelet
 from support.operator_process import Place, StartOperator
@@ -130,19 +129,7 @@ def begin_shadow(place: Place, kubelet: Kubelet) -> None:
     )
     place.kubectl("annotate", "--overwrite", "evolvingagent/support", f"{names.ANNOTATION_RUN}=finetune:1")
     kubelet.end_job(names.on_demand_job("support", "finetune", "finetune:1"), training_report(MODEL))
-    suite = SuiteResult(
-        suite="holdout", samples=50, baseline_bps=2000, candidate_bps=8500, delta_bps=6500, lower_bps=5000
-    )
-    report = EvaluationReport(
-        run_id="e",
-        outcome=Outcome.SUCCEEDED,
-        reason="Measured",
-        message="",
-        candidate="c",
-        incumbent="i",
-        suites=(suite,),
-    )
-    kubelet.end_job(names.evaluate_job(REVISION, ""), report)
+    kubelet.end_job(names.evaluate_job(REVISION, ""), evaluation_report(REVISION, lower=2000))
     eventually(lambda: rollout(place).get("step") == "Shadow", timeout=30, message="a shadow")
     eventually(lambda: "shadow" in traffic(place), timeout=30, message="its share")
 

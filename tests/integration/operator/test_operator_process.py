@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from evolving_agent.contract.report import EvaluationReport, Outcome, SuiteResult, ValidationReport
+from evolving_agent.contract.report import Outcome, SuiteResult, ValidationReport
 from evolving_operator.api import names
-from evolving_operator.testing.simulation import revision_of, training_report
+from evolving_operator.testing.simulation import evaluation_report, revision_of, training_report
 from support.cluster import eventually
 from support.kubelet import Kubelet
 from support.operator_process import (
@@ -78,26 +78,6 @@ def served(place: Place, kubelet: Kubelet) -> None:
     )
 
 
-def evaluation(lower: int) -> EvaluationReport:
-    suite = SuiteResult(
-        suite="holdout",
-        samples=50,
-        baseline_bps=2000,
-        candidate_bps=8500,
-        delta_bps=6500,
-        lower_bps=lower,
-    )
-    return EvaluationReport(
-        run_id="e",
-        outcome=Outcome.SUCCEEDED,
-        reason="Measured",
-        message="",
-        candidate="c",
-        incumbent="i",
-        suites=(suite,),
-    )
-
-
 def validation(score: int) -> ValidationReport:
     return ValidationReport(
         run_id="v",
@@ -113,7 +93,7 @@ def learn(place: Place, kubelet: Kubelet) -> None:
     """A training on demand, and the evaluation of what it made."""
     place.kubectl("annotate", "--overwrite", "evolvingagent/support", f"{names.ANNOTATION_RUN}=finetune:1")
     kubelet.end_job(names.on_demand_job("support", "finetune", "finetune:1"), training_report("smollm2-ft-1"))
-    kubelet.end_job(names.evaluate_job(REVISION, ""), evaluation(lower=5000))
+    kubelet.end_job(names.evaluate_job(REVISION, ""), evaluation_report(REVISION, lower=5000))
 
 
 def test_the_loop_goes_round_and_back(place: Place, kubelet: Kubelet, start_operator: StartOperator) -> None:
@@ -160,7 +140,7 @@ def test_a_killed_operator_is_taken_over_from_where_it_was(
     job = names.evaluate_job(REVISION, "")
     eventually(lambda: kubelet.pods(f"job-name={job}"), timeout=60, message="the evaluation's pod")
     operator.kill()
-    kubelet.end_job(job, evaluation(lower=5000))
+    kubelet.end_job(job, evaluation_report(REVISION, lower=5000))
     operator = start_operator()
     eventually(is_active(place, "smollm2-ft-1"), timeout=60, message="the promotion")
     operator.kill()  # in the middle of what follows from it

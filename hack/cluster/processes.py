@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from cluster import host
 from cluster.layout import Admission, Cluster
@@ -34,8 +34,11 @@ class Running:
 
 
 def last_started(cluster: Cluster) -> Running | None:
+    known = {field.name for field in fields(Running)}
     try:
-        return Running(**json.loads(cluster.record.read_text(encoding="utf-8")))
+        record = json.loads(cluster.record.read_text(encoding="utf-8"))
+        # another version of this program may have written more
+        return Running(**{name: value for name, value in record.items() if name in known})
     except (FileNotFoundError, TypeError, json.JSONDecodeError):
         return None
 

@@ -79,6 +79,7 @@ class Pod:
     url: str = ""
     others: list[AgentConfig] = field(default_factory=list)
     previous: AgentConfig | None = None  # what was served before
+    active: AgentConfig | None = None  # what all pods are to serve, if that is another entry by now
     is_rolled_out: bool = False
     variables: dict[str, str] = field(default_factory=dict)  # more of its environment
 
@@ -113,12 +114,13 @@ class Pod:
 
     def write_config(self, traffic: Traffic = NO_SHARES) -> None:
         """As the kubelet does it: the new content appears at once."""
-        configs = [self.config, *self.others, *([self.previous] if self.previous else [])]
+        configs = [self.config, *self.others, *filter(None, (self.previous, self.active))]
         file = AgentConfigFile(
             agent="support",
             model=self.config.model.id,
             configs={config.hash: config for config in configs},
             traffic=traffic,
+            active=self.active.hash if self.active else self.config.hash,
             previous=self.previous.hash if self.previous else None,
             rolled_out=self.config.hash if self.is_rolled_out else None,
         )

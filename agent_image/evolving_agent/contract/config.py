@@ -277,16 +277,18 @@ class AgentConfigFile(Document):
     """The document under the key `agent_config.json` of the agent's ConfigMap.
 
     `model` and `previous_model` are for people and other programs; pods read `configs` by the hash
-    that their template is stamped with (EVOLVING_CONFIG_HASH). `previous` is the hash of the entry that
-    was served before: what a pod answers with when its own model is gone. `rolled_out` is the hash of the
-    entry that all pods have come to serve: one of its pods may even start without its model. A pod of an
-    entry that is on its way must not, or a rollout that fails would look as if it had ended well.
+    that their template is stamped with (EVOLVING_CONFIG_HASH). `active` is the hash of the entry that all
+    pods are to serve, `previous` that of the one before. A pod whose own model is gone answers with `active`
+    where that is another entry (the pod is about to be replaced), else with `previous`. `rolled_out` is the
+    hash of the entry that all pods have come to serve: one of its pods may even start without its model. A
+    pod of an entry that is on its way must not, or a rollout that fails would look as if it had ended well.
     """
 
     version: Literal[1] = CONFIG_VERSION
     agent: str
     model: str
     previous_model: str | None = Field(default=None, alias="previous_model")
+    active: str | None = None
     previous: str | None = None
     rolled_out: str | None = None
     configs: dict[str, AgentConfig]

@@ -30,6 +30,7 @@ class Configuration:
     own_hash: str
     configs: dict[str, AgentConfig]
     traffic: Traffic
+    active: str | None = None  # hash of the entry that all pods are to serve
     previous: str | None = None  # hash of the entry that was served before
     rolled_out: str | None = None  # hash of the entry that all pods have come to serve
 
@@ -97,7 +98,15 @@ class ConfigurationFile:
         return self._configuration(own, file)
 
     def _configuration(self, own: AgentConfig, file: AgentConfigFile) -> Configuration:
-        return Configuration(own, self._hash, file.configs, file.traffic, file.previous, file.rolled_out)
+        return Configuration(
+            own,
+            self._hash,
+            file.configs,
+            file.traffic,
+            active=file.active,
+            previous=file.previous,
+            rolled_out=file.rolled_out,
+        )
 
 
 def _parsed(content: bytes, path: Path) -> AgentConfigFile:

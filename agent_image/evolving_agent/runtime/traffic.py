@@ -47,13 +47,16 @@ def answering_arm(configuration: Configuration, session: str, began_with: str | 
 
 
 def fallback_arm(configuration: Configuration, arm: Arm) -> Arm | None:
-    """Who answers where the arm's model is gone: the previous revision, and for a canary the active one."""
+    """Who answers where the arm's model is gone: for a canary the pod's own entry, at a pod that is about
+    to be replaced the active one, else the previous one.
+    """
     if arm.name == CANARY:
         return Arm(FALLBACK, configuration.own, configuration.own_hash)
-    previous = configuration.configs.get(configuration.previous or "")
-    if previous is None or previous.model == arm.config.model:
-        return None
-    return Arm(FALLBACK, previous, configuration.previous or "")
+    for other in (configuration.active, configuration.previous):
+        config = configuration.configs.get(other or "")
+        if other is not None and config is not None and config.model != arm.config.model:
+            return Arm(FALLBACK, config, other)
+    return None
 
 
 def starting_fallback_arm(configuration: Configuration) -> Arm | None:

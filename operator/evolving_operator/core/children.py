@@ -40,6 +40,7 @@ def config_file(situation: Situation) -> AgentConfigFile | None:
         agent=situation.agent,
         model=status.active.model_id,
         previous_model=status.previous.model_id if status.previous else None,
+        active=situation.active_hash,
         previous=situation.config_of(status.previous).hash if status.previous else None,
         rolled_out=_rolled_out(situation),
         configs=configs,

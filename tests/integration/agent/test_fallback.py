@@ -16,7 +16,7 @@ from evolving_agent.runtime.app import PodState
 from evolving_agent.runtime.metrics import Metrics
 from evolving_agent.runtime.serve import StartError, start_service
 from evolving_agent.testing.scripted_model import Reply
-from support.pods import Pod, a_config, running
+from support.pods import Pod, a_config, eventually, running
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 REVISIONS = 'answered_by="support-00000000",model="tiny",revision="support-00000001"'
@@ -73,6 +73,25 @@ async def test_a_model_that_comes_back_answers_again(make_pod: Any, upstream: An
         assert (await pod.ask("Hi"))["model"] == "tiny"
         assert await pod.metric('evolving_agent_model_missing{model="tiny"}') == 0
         assert "problems" not in (await pod.get("/readyz")).json()
+
+
+async def test_a_pod_that_is_about_to_be_replaced_lets_the_active_revision_answer(
+    make_pod: Any, upstream: Any
+) -> None:
+    """The operator has gone back because of the missing model: there is no previous revision any more."""
+    pod = with_previous(make_pod(), upstream)
+    async with running(pod):
+        upstream.model.models.remove("tiny")
+        assert (await pod.ask("Hi"))["model"] == "older"
+
+        pod.active, pod.previous = pod.previous, None
+        pod.write_config()
+        await eventually(
+            lambda: pod.metric('evolving_agent_config_reloads_total{outcome="applied"}'), "the reload"
+        )
+
+        answer = await pod.ask("Hi")
+        assert (answer["model"], answer["evolving_agents"]["arm"]) == ("older", "fallback")
 
 
 async def test_a_canary_without_its_model_gives_way_to_the_active_revision(

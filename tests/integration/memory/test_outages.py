@@ -222,8 +222,8 @@ async def test_work_that_waits_behind_a_server_that_hangs_is_done(
     mortal: PostgresServer, open_database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All connections hang, and more work waits for them than there are."""
-    monkeypatch.setattr(database_module, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 0.01)
+    monkeypatch.setattr(database_module, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 1.0)  # less than what the work has to wait
     opened = await open_database(mortal.new_database())
     await asyncio.gather(*(opened.sessions.keep(a_turn(number)) for number in range(20)))
     backends = "SELECT pid FROM pg_stat_activity WHERE datname LIKE 'test%'"

@@ -131,6 +131,7 @@ def test_schedules_time_zones_and_limits_reach_the_cron_jobs(
         assert found[name]["concurrencyPolicy"] == "Forbid"
         assert found[name]["successfulJobsHistoryLimit"] == found[name]["failedJobsHistoryLimit"] == 3
         assert found[name]["jobTemplate"]["spec"]["activeDeadlineSeconds"] == deadline
+    settle(place)
     # 2:30 in New York in winter, and 3:00 in India, which is half an hour off all others.
     assert status(place)["nextCurationTime"].endswith("-02-29T07:30:00Z")
     assert status(place)["nextTrainingTime"].endswith("-02-28T21:30:00Z")

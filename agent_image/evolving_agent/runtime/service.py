@@ -36,7 +36,7 @@ from evolving_agent.runtime.tools.invocation import RunScope, ToolError
 from evolving_agent.runtime.tools.toolbox import Toolbox
 from evolving_agent.runtime.trace import RunResult, RunTrace
 from evolving_agent.runtime.tracing import agent_span, content
-from evolving_agent.runtime.traffic import ACTIVE, Arm, answering_arm, fallback_arm, shadow_arm
+from evolving_agent.runtime.traffic import ACTIVE, Arm, answering_arm, fallback_arm, own_arm, shadow_arm
 from evolving_agent.runtime.wire import AnswerHead
 from evolving_agent.store.durable import StoreUnavailableError
 from evolving_agent.store.experience_log import ExperienceLog, new_episode_id
@@ -102,8 +102,7 @@ class AgentService:
 
     def begin_without_model(self, instead: Arm, why: str) -> None:
         """The pod has started although its model is gone: `instead` answers."""
-        own = Arm(ACTIVE, self.configuration.own, self.configuration.own_hash)
-        self._missing.found_missing(own, instead, why)
+        self._missing.found_missing(own_arm(self.configuration), instead, why)
 
     def reconfigure(self, configuration: Configuration) -> None:
         """What the file says now; requests that are being answered keep what they began with."""

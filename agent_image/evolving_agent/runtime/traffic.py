@@ -31,13 +31,18 @@ def falls_into(percent: int, key: str, salt: str) -> bool:
     return int.from_bytes(hashlib.sha256(f"{salt}:{key}".encode()).digest()[:4], "big") % 100 < percent
 
 
+def own_arm(configuration: Configuration) -> Arm:
+    """What the pod is stamped with."""
+    return Arm(ACTIVE, configuration.own, configuration.own_hash)
+
+
 def answering_arm(configuration: Configuration, session: str, began_with: str | None = None) -> Arm:
     """The canary for its share of sessions, else this pod's own configuration.
 
     A session stays with the configuration (its hash) that it began with, however the share grows or shrinks,
     as long as that one still answers anybody here: a canary that was taken back answers nobody.
     """
-    own = Arm(ACTIVE, configuration.own, configuration.own_hash)
+    own = own_arm(configuration)
     if began_with == configuration.own_hash:
         return own
     share = configuration.traffic.canary
@@ -63,7 +68,7 @@ def starting_fallback_arm(configuration: Configuration) -> Arm | None:
     """Who answers at a pod that starts without its model: somebody only where all pods served it before."""
     if configuration.rolled_out != configuration.own_hash:
         return None
-    return fallback_arm(configuration, Arm(ACTIVE, configuration.own, configuration.own_hash))
+    return fallback_arm(configuration, own_arm(configuration))
 
 
 def shadow_arm(configuration: Configuration, request: str) -> Arm | None:

@@ -20,7 +20,7 @@ from evolving_agent.contract.config import (
     ToolUseBehavior,
 )
 from evolving_agent.contract.learning import Curation, Evaluation, Training
-from evolving_agent.contract.refs import HTTP_URL, KEY, OBJECT_NAME, ConfigMapKeyRef
+from evolving_agent.contract.refs import HTTP_URL, KEY, ConfigMapKeyRef, SecretKeyRef
 from evolving_agent.contract.tools import Tool
 from evolving_operator.api.network_policy import NetworkPolicy
 from evolving_operator.api.pod_template import PodTemplate
@@ -56,15 +56,9 @@ class Model(Document):
         return self.pricing if model_id == self.base else self.trained_pricing or self.pricing
 
 
-class ConnectionSecretRef(Document):
+class ConnectionSecretRef(SecretKeyRef):
     """The Secret that says how a database is reached, and by whom."""
 
-    name: str = Field(
-        min_length=1,
-        max_length=253,
-        pattern=OBJECT_NAME,
-        description="Name of a Secret in the agent's namespace.",
-    )
     key: str = Field(
         default="uri",
         min_length=1,

@@ -19,7 +19,6 @@ _NEVER_PERCENT = 100  # no error rate is above it
 _UNDER_WAY_SECONDS = 5.0
 _AFTERWARDS_SECONDS = 60.0
 _TRIALS = {RolloutStep.SHADOW: ServedAs.SHADOW, RolloutStep.CANARY: ServedAs.CANARY}
-_PROMOTED = frozenset({RolloutStep.RESTART, RolloutStep.BAKE})
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _is_judged(situation: Situation) -> bool:
     policy = situation.spec.rollout.rollback
     if rollout is None or policy.max_error_percent >= _NEVER_PERCENT or situation.held:
         return False
-    if rollout.step in _TRIALS or rollout.step in _PROMOTED:
+    if rollout.step in _TRIALS or situation.rollout_under_way:
         return True
     if rollout.step is not RolloutStep.DONE or status.previous is None or status.active is None:
         return False

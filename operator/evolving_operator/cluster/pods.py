@@ -48,7 +48,7 @@ class PodClient:
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status != _OK:
                     raise PodSilentError(f"answers {url} with HTTP {response.status}")
-                body = await response.content.read(_MAX_BYTES)
+                body = await _whole(response.content, url)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or f"no answer within {_SECONDS:g} s"
             raise PodSilentError(
@@ -59,3 +59,13 @@ class PodClient:
             return ServedCounts.model_validate_json(body)
         except ValidationError as error:
             raise PodSilentError(f"answers {url} with something else than counts") from error
+
+
+async def _whole(content: aiohttp.StreamReader, url: str) -> bytes:
+    """Raises PodSilentError for a body that is longer than counts can be."""
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > _MAX_BYTES:
+            raise PodSilentError(f"answers {url} with more than {_MAX_BYTES} bytes")
+    return bytes(body)

@@ -105,9 +105,11 @@ def _missing_instructions(situation: Situation) -> Finding | None:
 
 
 def _unknown_pin(situation: Situation) -> Finding | None:
-    pin = situation.spec.rollout.pin
+    pin, active = situation.spec.rollout.pin, situation.status.active
     if not pin or pin in situation.observed.revisions:
         return None
+    if active is not None and active.revision == pin:
+        return None  # it serves, as asked; its record goes before the agent where both are deleted
     return true(
         "PinNotFound",
         f"spec.rollout.pin: there is no AgentRevision {pin!r} of this agent. What was active stays so, and "

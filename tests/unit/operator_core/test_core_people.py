@@ -78,6 +78,22 @@ async def test_an_unknown_pin_is_told_and_changes_nothing(world: Simulation, spe
     assert world.condition("Ready").status is ConditionStatus.TRUE
 
 
+async def test_a_pin_that_serves_is_no_trouble_where_its_record_is_gone(
+    world: Simulation, spec: Spec
+) -> None:
+    """Where the agent is deleted, the collector may take its revisions before the operator knows of that."""
+    await world.serve(spec)
+    base = active(world)
+    world.apply_agent(spec | {"rollout": {"pin": base}})
+    await world.settle()
+
+    world.cluster.remove("AgentRevision", base)
+    await world.settle()
+
+    assert "PinNotFound" not in world.events()
+    assert active(world) == base
+
+
 async def test_a_pinned_revision_that_gets_stuck_is_told_but_not_taken_back(
     world: Simulation, spec: Spec
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -128,11 +129,18 @@ async def test_who_is_no_longer_followed_is_not_asked(watch: TrafficWatch, pods:
 
 
 @asynccontextmanager
-async def answering(answer: web.Response) -> AsyncIterator[PodClient]:
-    """A client for a pod on this machine that answers so."""
+async def answering(answer: web.Response, in_pieces: bytes = b"") -> AsyncIterator[PodClient]:
+    """A client for a pod on this machine that answers so, or with one byte after the other."""
 
-    async def served(_: web.Request) -> web.Response:
-        return answer
+    async def served(request: web.Request) -> web.StreamResponse:
+        if not in_pieces:
+            return answer
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        for byte in in_pieces:
+            await stream.write(bytes([byte]))
+            await asyncio.sleep(0)
+        return stream
 
     app = web.Application()
     app.router.add_get(SERVED_PATH, served)
@@ -170,3 +178,15 @@ async def test_a_pod_that_is_gone_is_silent() -> None:
 async def test_counts_come_over_the_wire_as_they_are() -> None:
     async with answering(web.json_response(counted(7).to_wire())) as client:
         assert await client.served("127.0.0.1") == counted(7)
+
+
+async def test_counts_that_come_in_pieces_are_put_together() -> None:
+    whole = json.dumps(counted(7).to_wire()).encode()
+    async with answering(web.Response(), in_pieces=whole) as client:
+        assert await client.served("127.0.0.1") == counted(7)
+
+
+async def test_no_end_of_counts_is_read() -> None:
+    async with answering(web.Response(body=b" " * 100_000)) as client:
+        with pytest.raises(PodSilentError, match="more than 65536 bytes"):
+            await client.served("127.0.0.1")

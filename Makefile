@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-PACKAGES := operator/evolving_operator agent_image/evolving_agent model_server/evolving_model_server
+# Tests wait for pods, leases and timeouts for half of their time: two at once, however many CPUs there are.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 
@@ -17,7 +18,7 @@ demo-down: ## Remove the demo's cluster (builds stay in the cache)
 
 test: venv lint ## All tests, those on a real cluster included
 	$(RUN)/python hack/cluster doctor
-	$(RUN)/python -m pytest tests --ignore=tests/torture
+	$(RUN)/python -m pytest tests --ignore=tests/torture $(SIDE_BY_SIDE)
 
 torture: venv ## Long proofs (crash points, kills under load); prints tables, writes docs/results/
 	$(RUN)/python -m pytest -s tests/torture

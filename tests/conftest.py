@@ -14,6 +14,18 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
+# What belongs together where tests run side by side: those that share a cluster, else those of a file.
+CLUSTERS = ("bare_node", "control_plane")
+
+
+@pytest.hookimpl(tryfirst=True)  # the names of groups are read by a later one
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        used = getattr(item, "fixturenames", ())
+        group = next((cluster for cluster in CLUSTERS if cluster in used), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[RunningCluster]:
     """A real API server and controllers, no node: pods are accepted and stay Pending. Mark: cluster."""

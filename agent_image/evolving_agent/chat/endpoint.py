@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 import openai
 
 from evolving_agent.chat.answer_format import AnswerFormat
+from evolving_agent.chat.client import Client
 from evolving_agent.chat.retry import pause_before_retry, retry_after_seconds
 from evolving_agent.contract.config import ModelAPI, ServedModel
 
@@ -96,7 +97,7 @@ class ModelEndpoint:
         key = api_key or NO_KEY
         # Azure takes a key in a header of its own; a bearer there would have to be an Entra ID token
         azure = (parts.hostname or "").endswith(AZURE_HOSTS)
-        self.client = openai.AsyncOpenAI(
+        self.client = Client(
             base_url=parts._replace(query="").geturl(),
             api_key=key,
             default_query=dict(parse_qsl(parts.query)) or None,

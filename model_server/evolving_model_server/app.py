@@ -148,7 +148,7 @@ def _refusal(error: Exception) -> ApiError | None:
         case PromptTooLongError():
             return ApiError(400, str(error), param="messages", code="context_length_exceeded")
         case UnusableSchemaError():
-            return ApiError(400, str(error), param="tools", code="invalid_value")
+            return ApiError(400, str(error), code="invalid_value")
         case UnusableAdapterError():
             return ApiError(500, str(error), param="model", code="invalid_adapter")
     return None

@@ -77,6 +77,7 @@ def generation_of(request: ChatRequest, adapter: Path | None) -> Generation:
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
         seed=request.seed,
+        schema=request.answer_schema,
     )
 
 

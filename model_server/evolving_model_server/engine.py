@@ -154,4 +154,5 @@ def _grammar(generation: Generation) -> LlamaGrammar | None:
     try:
         return LlamaGrammar.from_json_schema(json.dumps(generation.schema), verbose=False)
     except Exception as error:  # the converter raises whatever it stumbles on
-        raise UnusableSchemaError(f"the JSON schema cannot be turned into a grammar: {error}") from error
+        message = f"a JSON schema, in tools or response_format, cannot be turned into a grammar: {error}"
+        raise UnusableSchemaError(message) from error

@@ -72,6 +72,15 @@ class StreamOptions(_Wire):
     include_usage: bool = False
 
 
+class JsonSchema(_Wire):
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class ResponseFormat(_Wire):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class ChatRequest(_Wire):
     """`POST /v1/chat/completions`. Without a temperature the answer is the model's most likely one."""
 
@@ -85,6 +94,7 @@ class ChatRequest(_Wire):
     top_p: float | None = Field(default=None, gt=0, le=1)
     stop: str | list[str] | None = None
     seed: int | None = None
+    response_format: ResponseFormat | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
@@ -122,6 +132,21 @@ class ChatRequest(_Wire):
                 raise ApiError(400, f"tool_choice names {name!r}, which is not in tools", param="tool_choice")
             return named
         return []
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """What binds an answer in words; nothing where the model may call tools instead.
+
+        Raises ApiError where a schema is announced and left out.
+        """
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text" or self.offered_tools:
+            return None
+        if wanted.type == "json_object":
+            return {"type": "object"}
+        if wanted.json_schema is None or wanted.json_schema.json_schema is None:
+            raise ApiError(400, "json_schema.schema is missing", param="response_format")
+        return wanted.json_schema.json_schema
 
     @property
     def token_limit(self) -> int:

@@ -54,7 +54,7 @@ AgentTransition = Callable[[AgentKey, EvolvingAgentStatus, EvolvingAgentStatus],
 RevisionTransition = Callable[[AgentKey, AgentRevisionStatus | None, AgentRevisionStatus], None]
 
 # What the API server refused may be accepted later (a quota is raised, a policy removed).
-_REFUSAL_RETRY = timedelta(seconds=20)
+_REFUSAL_RETRY = timedelta(seconds=10)
 # A child that somebody keeps changing is set right at once a few times, then later each time.
 _FIRST_CORRECTION_DELAY = timedelta(seconds=10)
 _LAST_CORRECTION_DELAY = timedelta(seconds=600)

@@ -141,6 +141,43 @@ async def test_a_demanded_call_is_made_whatever_the_model_would_say(
     assert engine.asked[-1].prompt.endswith(f"<tool_call> {called} ")
 
 
+TEAM = {"type": "object", "properties": {"team": {"type": "string"}}, "required": ["team"]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bound"),
+    [
+        ({"type": "json_schema", "json_schema": {"name": "team", "schema": TEAM}}, TEAM),
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "text"}, None),
+    ],
+)
+async def test_an_answer_is_kept_to_the_format_that_the_client_asks_for(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine, wanted: Any, bound: Any
+) -> None:
+    done = await client.chat.completions.create(model=BASE, messages=HELLO, response_format=wanted)
+
+    assert engine.asked[-1].schema == bound
+    assert done.choices[0].message.content == ("Hello, world!" if bound is None else '{"team": "cards"}')
+
+
+async def test_a_model_that_may_call_tools_is_not_bound_to_a_format(
+    client: openai.AsyncOpenAI, engine: ScriptedEngine
+) -> None:
+    wanted: Any = {"type": "json_object"}
+    await client.chat.completions.create(model=BASE, messages=HELLO, tools=[ROUTE], response_format=wanted)
+
+    assert engine.asked[-1].schema is None
+
+
+async def test_a_format_without_its_schema_is_refused(client: openai.AsyncOpenAI) -> None:
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "team"}}
+    with pytest.raises(openai.BadRequestError, match=r"json_schema.schema is missing") as refused:
+        await client.chat.completions.create(model=BASE, messages=HELLO, response_format=wanted)
+
+    assert refused.value.param == "response_format"
+
+
 async def test_arguments_that_the_limit_cuts_off_are_no_call(client: openai.AsyncOpenAI) -> None:
     done = await client.chat.completions.create(
         model=BASE, messages=HELLO, tools=[ROUTE], tool_choice="required", max_completion_tokens=5

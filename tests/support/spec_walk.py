@@ -115,7 +115,7 @@ class SpecWalk:
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self._schema = spec_schema()
-        # Names a ConfigMap that is nobody's child; tests/integration/operator/test_instructions_from.py has it.
+        # It names a ConfigMap that is nobody's child.
         del self._schema["properties"]["agent"]["properties"]["instructionsFrom"]
 
     def step(self, spec: Raw) -> Step:

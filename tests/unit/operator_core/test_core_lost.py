@@ -98,7 +98,7 @@ async def test_a_step_is_not_taken_without_what_it_needs(world: Simulation, spec
         world.node.finish_job("support-finetune-1", training_report(MODEL))
     delay = await world.settle()
 
-    assert delay == 20
+    assert delay == 10
     assert "exceeded quota" in world.condition("Degraded").message
     assert world.status.candidate is None
     assert world.status.last_run is None

@@ -116,18 +116,24 @@ async def measure(client: httpx.AsyncClient, questions: list[Question]) -> None:
 
 
 async def teach(client: httpx.AsyncClient, questions: list[Question]) -> None:
+    """Feedback on one answer goes out while the next question is being answered."""
     right = 0
-    for number, question in enumerate(questions, 1):
-        completion = await ask(client, question.text, {})
-        feedback: dict[str, Any] = {"completion_id": completion["id"]}
-        if question.answered_by(calls_of(completion)):
-            right += 1
-            feedback["thumbs"] = "up"
-        else:
-            correction = {"tool": {"name": question.tool, "arguments": question.arguments}}
-            feedback |= {"thumbs": "down", "correction": correction}
+
+    async def tell(feedback: dict[str, Any]) -> None:
         (await client.post("/v1/feedback", json=feedback)).raise_for_status()
-        emit("progress", done=number, total=len(questions), right=right)
+
+    async with asyncio.TaskGroup() as telling:
+        for number, question in enumerate(questions, 1):
+            completion = await ask(client, question.text, {})
+            feedback: dict[str, Any] = {"completion_id": completion["id"]}
+            if question.answered_by(calls_of(completion)):
+                right += 1
+                feedback["thumbs"] = "up"
+            else:
+                correction = {"tool": {"name": question.tool, "arguments": question.arguments}}
+                feedback |= {"thumbs": "down", "correction": correction}
+            telling.create_task(tell(feedback))
+            emit("progress", done=number, total=len(questions), right=right)
     emit("summary", asked=len(questions), right=right, corrected=len(questions) - right)
 
 

@@ -23,7 +23,7 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 GONE = 0  # the code of an ApiError where there was no answer
 _MANAGER = "evolving-tests"
-_GOODBYE_SECONDS = 0.1
+_GOODBYE_SECONDS = 0.25
 _EVENT_BYTES = 4 << 20  # of one watch event
 _PATHS = {
     "evolvingagents": "/apis/evolvingagents.io/v1alpha1",

@@ -20,6 +20,7 @@ from yarl import URL
 
 from evolving_operator.api import names
 from evolving_operator.cluster.connection import Connection
+from support.api_client import close
 from support.cluster import eventually_async
 from support.operator_process import LEASE_SECONDS, Place
 
@@ -63,9 +64,8 @@ class Witness:
                 yield f"http://127.0.0.1:{runner.addresses[0][1]}"
             finally:
                 await runner.cleanup()
-                assert session.connector is not None
-                # A polite end of TLS would outlive the test's event loop.
-                await session.connector.close(abort_ssl=True)
+                # Watches that were cut off end their TLS politely, even where the session is closed at once.
+                await close(session)
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         assert self._session is not None

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,14 @@ def tool(*arguments: str) -> str:
     if done.returncode:
         raise DemoError(f"`python3 {' '.join(arguments)}` failed, as it says above")
     return done.stdout.strip()
+
+
+def load_image(name: str) -> None:
+    """Without a word, unless it fails: it goes on beside a step that shows its progress."""
+    command = [sys.executable, "hack/cluster", "load-image", "--name", CLUSTER, name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DemoError(f"image {name} was not loaded: {done.stderr.strip()}")
 
 
 def connect() -> Kube:
@@ -177,15 +186,17 @@ def train(kube: Kube, step: Step) -> None:
     step.detail = condition(agent_of(kube), "Trained")["message"]
 
 
-def demo() -> dict[str, Any]:
+def demo(beside: Executor) -> dict[str, Any]:
     progress = Progress(STEPS)
     with progress.step("cluster", "Kubernetes cluster"):
         tool("hack/cluster", "up", "--name", CLUSTER, "--tier", "node")
         kube = connect()
     with progress.step("images", "Container images"):
         tool("hack/images", "build")
-        names = [f"{REGISTRY}/{name}:0.1.0" for name in ("operator", "agent", "trainer", "model-server")]
+        names = [f"{REGISTRY}/{name}:0.1.0" for name in ("operator", "agent", "model-server")]
         tool("hack/cluster", "load-image", "--name", CLUSTER, *names)
+        # Gigabytes, and needed last.
+        trainer = beside.submit(load_image, f"{REGISTRY}/trainer:0.1.0")
     with progress.step("install", "Helm chart"):
         kube.install_chart(ROOT / "charts" / "evolving-agents", REGISTRY)
     with progress.step("apply", "Agent and model server") as step:
@@ -203,6 +214,8 @@ def demo() -> dict[str, Any]:
         expect(kube, "DatasetReady", step, 300)
         examples = (agent_of(kube) or {})["status"]["dataset"]["examples"]
     with progress.step("training", "LoRA fine-tune on CPU") as step:
+        step.detail = "loading the trainer's image"
+        trainer.result()
         train(kube, step)
     traffic = Traffic(kube)
     with progress.step("evaluation", "Evaluation: candidate against incumbent") as step:
@@ -265,7 +278,8 @@ Remove it:
 def main() -> int:
     argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args()
     try:
-        report = demo()
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            report = demo(beside)
     except DemoError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

@@ -100,6 +100,9 @@ def of_chat(tools: Sequence[Any] | None, choice: Any, parallel: bool | None) -> 
     match choice:
         case {"type": "function", "function": {"name": str(name)}}:
             return _offered(parsed, name, parallel, named=True)
+        case {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(allowed)}}:
+            names = [_nested(tool, "function", "name") for tool in allowed]
+            return _offered(_allowed(parsed, names, mode), mode, parallel)
         case _:
             return _offered(parsed, choice, parallel)
 
@@ -117,8 +120,30 @@ def of_responses(tools: Sequence[Any] | None, choice: Any, parallel: bool | None
     match choice:
         case {"type": "function", "name": str(name)}:
             return _offered(parsed, name, parallel, named=True)
+        case {"type": "allowed_tools", "mode": mode, "tools": list(allowed)}:
+            names = [_nested(tool, "name") for tool in allowed]
+            return _offered(_allowed(parsed, names, mode), mode, parallel)
         case _:
             return _offered(parsed, choice, parallel)
+
+
+def _allowed(tools: list[ClientTool], names: list[Any], mode: Any) -> list[ClientTool]:
+    """Those of the tools that this request may call; the client keeps the others for its prompt cache."""
+    if mode not in ("auto", "required"):
+        message = "tool_choice of type allowed_tools needs a mode, auto or required"
+        raise RefusedError("invalid", 400, message, param="tool_choice")
+    known = {tool.name for tool in tools}
+    if unknown := [name for name in names if name not in known]:
+        message = f"tool_choice allows {json.dumps(unknown[0])}, which is not in tools"
+        raise RefusedError("invalid", 400, message, param="tool_choice")
+    return [tool for tool in tools if tool.name in names]
+
+
+def _nested(document: Any, *keys: str) -> Any:
+    """What lies under the keys, one within the other; None where there is nothing."""
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
 
 
 def _offered(
@@ -132,7 +157,7 @@ def _offered(
             message = f"tool_choice names {choice!r}, which is not in tools"
             raise RefusedError("invalid", 400, message, param="tool_choice")
     elif choice is not None and choice not in _MODES:
-        message = "tool_choice must be auto, none, required or a function of tools; no other kind is known"
+        message = "tool_choice must be auto, none, required, a function of tools or allowed_tools"
         raise unsupported("tool_choice", message)
     elif choice == "required" and not tools:
         message = "tool_choice 'required' needs at least one tool in tools"

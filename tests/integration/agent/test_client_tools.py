@@ -265,6 +265,25 @@ async def test_the_choice_of_tools_reaches_the_model(
         assert offered(sent) == ["recall", "web_search"]
 
 
+async def test_only_allowed_tools_are_offered(make_pod: Any, upstream: Any) -> None:
+    """The client's list of tools stays as it was, for its prompt cache."""
+    flat_choice: Any = {"type": "allowed_tools", "mode": "auto", "tools": [{"name": "weather"}]}
+    async with running(make_pod(tools=(RECALL,))) as pod, pod.client() as client:
+        await client.chat.completions.create(
+            **ASK, tools=[WEATHER, tool("route")], tool_choice=allowed("required", "route")
+        )
+        await client.responses.create(
+            model="x",
+            input="Is it raining?",
+            tools=[FLAT_WEATHER, {"type": "function", "name": "route", "parameters": {}, "strict": False}],
+            tool_choice=flat_choice,
+        )
+
+        of_chat, of_responses = upstream.model.requests[1:]
+        assert (offered(of_chat), of_chat["tool_choice"]) == (["recall", "route"], "required")
+        assert (offered(of_responses), of_responses.get("tool_choice")) == (["recall", "weather"], None)
+
+
 async def test_with_the_choice_none_only_the_agents_own_are_offered(make_pod: Any, upstream: Any) -> None:
     async with running(make_pod(tools=(RECALL,))) as pod, pod.client() as client:
         await client.chat.completions.create(**ASK, tools=[WEATHER], tool_choice="none")
@@ -321,8 +340,13 @@ async def test_the_last_call_of_the_model_still_comes_back(make_pod: Any, upstre
         assert (episode.error, [call.name for call in episode.tool_calls]) == (None, ["recall"])
 
 
-def tool(name: Any = "weather", **more: Any) -> dict[str, Any]:
+def tool(name: Any = "weather", **more: Any) -> Any:
     return {"type": "function", "function": {"name": name, **more}}
+
+
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
 @pytest.mark.parametrize(
@@ -340,6 +364,9 @@ def tool(name: Any = "weather", **more: Any) -> dict[str, Any]:
         ({"tools": [tool(description="x" * 600_000)]}, "messages", "maxInputTokens"),
         ({"tools": [tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice", "must be auto"),
         ({"tools": [tool()], "tool_choice": tool("other")}, "tool_choice", "'other'"),
+        ({"tools": [tool()], "tool_choice": allowed("auto", "other")}, "tool_choice", '"other"'),
+        ({"tools": [tool()], "tool_choice": allowed("none", "weather")}, "tool_choice", "auto or required"),
+        ({"tools": [tool()], "tool_choice": allowed("required")}, "tool_choice", "at least one tool"),
         ({"tool_choice": "required"}, "tool_choice", "at least one tool"),
     ],
 )

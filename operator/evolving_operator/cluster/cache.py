@@ -96,7 +96,8 @@ class Cache:
         return {record.agent for record in gone if record.agent is not None}
 
     def agents(self) -> Iterator[Raw]:
-        return (record.raw() for key, record in self._records.items() if key[0] == AGENT.kind)
+        """As they are now; another thread may take its time with them."""
+        return (record.raw() for record in list(self._records.values()) if record.key[0] == AGENT.kind)
 
     def agent_keys(self) -> list[AgentKey]:
         return [key[1:] for key in self._records if key[0] == AGENT.kind]

@@ -40,6 +40,7 @@ def _column(size: dict[str, Any]) -> dict[str, str]:
         "idle: CPU": f"{idle['cpu_percent']} %",
         "restart: every agent decided upon": f"{restart['seconds']} s",
         "restart: CPU, start of Python included": f"{restart['cpu_seconds']} s",
+        "restart: CPU until there is nothing more to do": f"{restart['cpu_seconds_until_quiet']} s",
         "restart: writes": f"{restart['writes']}",
         "restart: peak memory": _mib(restart["rss_peak_bytes"]),
         f"edit → ConfigMap, {edit['edits']} edits, two a second: p50": f"{edit['p50_ms']} ms",

@@ -26,7 +26,7 @@ Raw = dict[str, Any]
 AgentKey = tuple[str, str]  # namespace, name
 ObjectKey = tuple[str, str, str]  # kind, namespace, name
 
-_SHORT_BYTES = 512
+_SHORT_BYTES = 1200
 _NOTHING = msgspec.Raw(b"")
 # Of these only the metadata is ever looked at.
 _BARE = frozenset(

@@ -43,7 +43,7 @@ def config_file(situation: Situation) -> AgentConfigFile | None:
         active=situation.active_hash,
         previous=situation.config_of(status.previous).hash if status.previous else None,
         rolled_out=_rolled_out(situation),
-        configs=configs,
+        configs=dict(sorted(configs.items())),  # equal values are equal texts
         traffic=_traffic(situation),
     )
 

@@ -43,6 +43,9 @@ _FROZEN_SECONDS = 120
 _LIST_RETRY_SECONDS = 2.0
 _AFTER_LIST_SECONDS = 5.0
 _PATIENCE = timedelta(seconds=0.5)
+# kopf lists the agents once more, which takes half as long as all that comes before.
+_HEAD_START_SECONDS = 20.0
+_STANDBY_SECONDS = 1.0
 
 
 async def run(settings: Settings) -> None:
@@ -72,6 +75,7 @@ class Operator:
     telemetry: Telemetry
     lease: LeaseSettings
     synced: asyncio.Event = field(default_factory=asyncio.Event)
+    watches_due: asyncio.Event = field(default_factory=asyncio.Event)
     chance: random.Random = field(default_factory=random.Random)
     _leadership: Leadership = field(init=False)
     _agents: list[Informer] = field(init=False)
@@ -119,8 +123,15 @@ class Operator:
         await _all_or_none([*(informer.run() for informer in self._owned), self._lead()])
 
     async def _lead(self) -> None:
-        """Wait for the Lease, then decide until it is lost."""
+        """Wait for the Lease, then decide until it is lost.
+
+        What was listed is decided upon before kopf begins to watch; who waits for the Lease needs that.
+        """
+        loop = asyncio.get_running_loop()
+        standby = loop.call_later(_STANDBY_SECONDS, self.watches_due.set)
         await self._leadership.acquire()
+        standby.cancel()
+        loop.call_later(_HEAD_START_SECONDS, self.watches_due.set)
         self.telemetry.leader.set(1)
         try:
             await self._work(self._leadership)
@@ -151,6 +162,8 @@ class Operator:
 
     async def _worker(self, reconciler: Reconciler) -> None:
         while True:
+            if not len(self.queue):
+                self.watches_due.set()
             key = await self.queue.take()
             started = time.monotonic()
             try:
@@ -257,6 +270,9 @@ async def _until_stopped(operator: Operator, gateway: LiveGateway, connection: C
     async def watch() -> None:
         if not await _are_served(gateway, (operator.agent_kind, LEASE), watches_stop):
             return
+        await _first_of(operator.watches_due, watches_stop)
+        if watches_stop.is_set():
+            return
         namespaces = operator.settings.namespaces
         tasks = await kopf.spawn_tasks(
             registry=registry,
@@ -303,6 +319,16 @@ async def _are_served(gateway: LiveGateway, kinds: Sequence[Kind], stop: asyncio
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _LIST_RETRY_SECONDS)
     return False
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _login(connection: Connection) -> Callable[..., Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from evolving_agent.contract.base import Document
 from evolving_agent.contract.config import CONFIG_KEY, AgentConfigFile
 from evolving_agent.contract.learning import LEARNING_KEY, LearningConfig
@@ -26,5 +24,5 @@ def build_config_map(
 
 
 def _readable(document: Document) -> str:
-    """Indented, for the person who looks into the ConfigMap; sorted, so that equal values are equal texts."""
-    return json.dumps(document.to_wire(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    """Indented, for the person who looks into the ConfigMap."""
+    return document.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""What a serving pod tells of its live requests: `GET /served`, read by the operator during a rollout."""
+"""What a serving pod tells of its live requests and of itself: `GET /served`, read by the operator."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ class ServedCount(Document):
     )
 
 
+class ProblemReason(StrEnum):
+    """What is wrong although requests are answered; the reason of the agent's condition."""
+
+    MODEL_GONE = "ModelGone"
+    EXPERIENCE_NOT_STORED = "ExperienceNotStored"
+    TOOL_UNAVAILABLE = "ToolUnavailable"
+    MEMORY_UNAVAILABLE = "MemoryUnavailable"
+
+
+class Problem(Document):
+    reason: ProblemReason
+    message: str = Field(description="For people: what happened, where, what to do.")
+
+
 class ServedCounts(Document):
     """Counted in memory, since the trial of `trial` began at this pod, or else since the pod started."""
 
@@ -41,6 +55,7 @@ class ServedCounts(Document):
         default=None, description="Hash of the candidate that has a share of the requests."
     )
     counts: tuple[ServedCount, ...] = ()
+    problems: tuple[Problem, ...] = Field(default=(), description="Those of the moment, the worst first.")
 
     def of(self, config: str, served_as: ServedAs) -> ServedCount:
         found = (item for item in self.counts if (item.config, item.served_as) == (config, served_as))

@@ -158,12 +158,12 @@ class _Routes:
         elif self._state.service is None:
             reason, message = self._state.waiting_for
         else:
-            problems = self._state.service.problems
+            problems = [problem.message for problem in self._state.service.problems]
             return json_response({"status": "ready"} | ({"problems": problems} if problems else {}))
         return json_response({"status": "not ready", "reason": reason, "message": message}, 503)
 
     async def served(self, _: Request) -> Response:
-        return json_response(self._state.ready_service.served.counts().to_wire())
+        return json_response(self._state.ready_service.told().to_wire())
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evolving_agent.chat.endpoint import Endpoints, ModelEndpoint, ModelError, ModelErrorReason
+from evolving_agent.contract.served import Problem, ProblemReason, ServedCounts
 from evolving_agent.memory.errors import MemoryUnavailableError
 from evolving_agent.memory.graph import Memory
 from evolving_agent.memory.learning import learn_from
@@ -43,6 +44,10 @@ from evolving_agent.store.experience_log import ExperienceLog, new_episode_id
 from evolving_agent.store.records import Episode, ReflectionRecord, ReflectionSource, utc_now
 
 logger = logging.getLogger(__name__)
+
+# What the operator reads of problems, at most.
+_MAX_TOLD = 8
+_MAX_TOLD_CHARS = 900
 
 Ask = Callable[[AgentRun], AsyncGenerator[str | RunResult]]  # whole, or in pieces
 
@@ -114,14 +119,23 @@ class AgentService:
         await asyncio.gather(self._shadow.close(seconds), self._reflector.close(seconds))
 
     @property
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """What is wrong although requests are answered."""
-        return [
-            *self._missing.problems,
-            *self._log.problems,
-            *self._toolbox.problems,
-            *self._memory_problems(),
-        ]
+        found = (
+            (ProblemReason.MODEL_GONE, self._missing.problems),
+            (ProblemReason.EXPERIENCE_NOT_STORED, self._log.problems),
+            (ProblemReason.TOOL_UNAVAILABLE, self._toolbox.problems),
+            (ProblemReason.MEMORY_UNAVAILABLE, self._memory_problems()),
+        )
+        return [Problem(reason=reason, message=message) for reason, messages in found for message in messages]
+
+    def told(self) -> ServedCounts:
+        """What the operator asks this pod for."""
+        problems = tuple(
+            problem.model_copy(update={"message": problem.message[:_MAX_TOLD_CHARS]})
+            for problem in self.problems[:_MAX_TOLD]
+        )
+        return self.served.counts().model_copy(update={"problems": problems})
 
     async def accept(self, question: Question) -> Work:
         """Decides who answers what. Raises RequestError."""

@@ -100,8 +100,14 @@ class Journal:
 
     @property
     def problem(self) -> str:
-        """Why lines wait in memory; "" where they do not."""
-        return self._problem
+        """Why lines wait in memory, and whether some are lost already; "" where none wait."""
+        if not self._problem:
+            return ""
+        fate = "the oldest of what they teach is lost" if self._lost else "what they teach waits in memory"
+        return (
+            f"{self._problem}; answers still go out, and {fate}: make room on the volume, or see why it is "
+            "not writable"
+        )
 
     async def append(self, data: bytes) -> None:
         """Returns when `data` (one line, without its end) is on the disk, or known not to get there now."""
@@ -198,11 +204,7 @@ class Journal:
         with self._changed:
             already, self._problem = self._problem, f"cannot write {self._kind}s to {self._directory}: {why}"
         if not already:
-            logger.error(
-                "%s; answers still go out and what they teach waits in memory: make room on the volume, or "
-                "see why it is not writable",
-                self._problem,
-            )
+            logger.error("%s", self.problem)
 
     def _write(self, data: bytes) -> None:
         """All of `data`, synced, or nothing of it. Raises OSError."""

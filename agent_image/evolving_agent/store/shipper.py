@@ -58,14 +58,18 @@ class Shipper:
         self._max_spool_bytes = max_spool_bytes
         self._shipped: dict[Path, int] = {}  # how much of each file of the spool is in the object store
         self._problem = ""
+        self._is_dropping = False  # since the object store last took something
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._ship_forever, name="shipper", daemon=True)
         self._thread.start()
 
     @property
     def problem(self) -> str:
-        """Why experience waits on the pod's disk; "" where it does not."""
-        return self._problem
+        """Why experience waits on the pod's disk, and whether some is lost already; "" where none waits."""
+        if not self._problem:
+            return ""
+        waits, goes = "what they teach waits on the pod's disk", "the oldest of what they teach is lost"
+        return f"{self._problem}; answers still go out, and {goes if self._is_dropping else waits}"
 
     def close(self) -> None:
         """Ships what is left, if the object store takes it. Blocks; call it from a thread."""
@@ -108,12 +112,12 @@ class Shipper:
             self._remote.put(self._layout.key(path), whole)
         except StoreUnavailableError as error:
             self._observer.ship_failed()
-            if not self._problem:
-                logger.error("%s; answers still go out, and what they teach waits on the pod's disk", error)
-            self._problem = str(error)
+            is_news, self._problem = not self._problem, str(error)
+            if is_news:
+                logger.error("%s", self.problem)
             return False
         if self._problem:
-            self._problem = ""
+            self._problem, self._is_dropping = "", False
             logger.warning("%s takes the experience log again", self._remote.url)
         self._shipped[path] = len(content)
         return True
@@ -128,6 +132,7 @@ class Shipper:
         for kind, path, part in _droppable(spool):
             if size <= self._max_spool_bytes:
                 return
+            self._is_dropping = True
             self._observer.lines_dropped(kind, path.read_bytes().count(b"\n"))
             logger.error("%s was dropped: the spool is full, and the object store takes nothing", path)
             path.unlink()

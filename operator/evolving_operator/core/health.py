@@ -11,6 +11,7 @@ from evolving_operator.api.models import ConditionStatus, RolloutStep
 from evolving_operator.core.children import standing_refusals
 from evolving_operator.core.conditions import Finding, false, true
 from evolving_operator.core.observed import InvalidField, ObservedPod
+from evolving_operator.core.pod_problems import is_told, told_by_pods
 from evolving_operator.core.rollout import why_stuck
 from evolving_operator.core.schedule import schedule_fault
 from evolving_operator.core.situation import Situation
@@ -66,7 +67,7 @@ def progressing(situation: Situation) -> Finding:
 
 def kstatus(situation: Situation, degraded: Finding) -> dict[str, Finding]:
     """What tools that wait for any kind of object look at, beside Ready: there only while it is true."""
-    if degraded.status is ConditionStatus.TRUE:
+    if degraded.status is ConditionStatus.TRUE and not is_told(degraded):
         return {"Stalled": degraded}
     rollout = situation.status.rollout
     is_restarting = rollout is not None and rollout.step is RolloutStep.RESTART
@@ -252,4 +253,5 @@ _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _crashing,
     _unschedulable,
     _stuck_rollout,
+    told_by_pods,
 )

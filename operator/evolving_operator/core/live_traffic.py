@@ -1,7 +1,7 @@
 """What live requests say of a revision: errors that send it back, and how much of it a shadow has seen.
 
-Pods count in memory and are asked while it matters. What cannot be asked changes nothing: no counts are no
-errors, and the conditions of a rollout that are not about live requests hold as ever.
+Pods count in memory and are asked often while it matters. What cannot be asked changes nothing: no counts
+are no errors, and the conditions of a rollout that are not about live requests hold as ever.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from evolving_agent.contract.served import ServedAs
 from evolving_operator.api.models import RevisionRef, RolloutStep
 from evolving_operator.core.clock import after
 from evolving_operator.core.plan import Counting
+from evolving_operator.core.pod_problems import standing
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because
 
 _NEVER_PERCENT = 100  # no error rate is above it
 _UNDER_WAY_SECONDS = 5.0
 _AFTERWARDS_SECONDS = 60.0
+_AT_REST_SECONDS = 300.0  # for problems of the pods alone
 _TRIALS = {RolloutStep.SHADOW: ServedAs.SHADOW, RolloutStep.CANARY: ServedAs.CANARY}
 
 
@@ -90,16 +92,18 @@ def in_words(situation: Situation) -> str:
 
 
 def counting(situation: Situation) -> Counting | None:
-    """Which pods are to be asked now, and how often; None while their counts change nothing."""
-    rollout = situation.status.rollout
-    is_shadowed = rollout is not None and rollout.step is RolloutStep.SHADOW
-    if not is_shadowed and not _is_judged(situation):
-        return None
+    """Which pods are to be asked now, and how often; None where there are none."""
     pods = {pod.name: pod.address for pod in situation.serving_pods if pod.ready and pod.address}
     if not pods:
         return None
-    is_over = rollout is not None and rollout.step is RolloutStep.DONE
-    return Counting(tuple(sorted(pods.items())), _AFTERWARDS_SECONDS if is_over else _UNDER_WAY_SECONDS)
+    asked, rollout = tuple(sorted(pods.items())), situation.status.rollout
+    is_shadowed = rollout is not None and rollout.step is RolloutStep.SHADOW
+    if is_shadowed or _is_judged(situation):
+        is_over = rollout is not None and rollout.step is RolloutStep.DONE
+        return Counting(asked, _AFTERWARDS_SECONDS if is_over else _UNDER_WAY_SECONDS)
+    if standing(situation) is not None:
+        return Counting(asked, _AFTERWARDS_SECONDS)
+    return Counting(asked, _AT_REST_SECONDS, at_once=False)
 
 
 def _is_judged(situation: Situation) -> bool:

@@ -56,10 +56,11 @@ Action = Apply | Create | Delete | WriteStatus
 
 @dataclass(frozen=True)
 class Counting:
-    """Pods whose live requests matter to the next decision."""
+    """Pods that are asked how their live requests end, and what is wrong with them."""
 
     pods: tuple[tuple[str, str], ...]  # name and address
     every_seconds: float
+    at_once: bool = True  # else at some time within the first `every_seconds`: not all agents' at once
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""Asks serving pods about their live requests, for as long as a decision depends on them."""
+"""Asks serving pods how their live requests end and what is wrong: often while a decision waits for it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -34,11 +36,14 @@ class TrafficWatch:
         ask: Ask,
         news: Callable[[AgentKey], None],
         asked: Callable[[bool], None] = lambda _: None,
+        *,
+        chance: random.Random | None = None,
     ) -> None:
         """`news` is told of an agent whose counts have changed, `asked` of each question and its success."""
         self._ask = ask
         self._news = news
         self._asked = asked
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrets
         self._followed: dict[AgentKey, _Followed] = {}
 
     def follow(self, key: AgentKey, counting: Counting | None) -> None:
@@ -71,6 +76,9 @@ class TrafficWatch:
             followed.task.cancel()
 
     async def _poll(self, key: AgentKey, followed: _Followed) -> None:
+        first = followed.counting
+        if not first.at_once:
+            await _until_changed(followed, self._chance.uniform(0, first.every_seconds))
         while True:
             followed.changed.clear()
             pods = followed.counting.pods
@@ -79,10 +87,7 @@ class TrafficWatch:
             if heard != followed.heard:
                 followed.heard = heard
                 self._news(key)
-            try:
-                await asyncio.wait_for(followed.changed.wait(), followed.counting.every_seconds)
-            except TimeoutError:
-                continue
+            await _until_changed(followed, followed.counting.every_seconds)
 
     async def _heard(self, key: AgentKey, pod: str, address: str) -> Heard:
         try:
@@ -93,9 +98,15 @@ class TrafficWatch:
             known = followed.heard.get(pod) if followed is not None else None
             if known is None or known.silence != str(error):
                 logger.warning(
-                    "live requests are not counted",
+                    "pod cannot be asked",
                     extra={"namespace": key[0], "pod": pod, "error": str(error)},
                 )
             return Heard(silence=str(error))
         self._asked(True)
         return Heard(served)
+
+
+async def _until_changed(followed: _Followed, seconds: float) -> None:
+    """Until there is something else to ask, or the time is over."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(followed.changed.wait(), seconds)

@@ -13,7 +13,14 @@ import pytest
 
 from evolving_agent.contract import env
 from evolving_agent.contract.config import CONFIG_KEY
-from evolving_agent.contract.served import SERVED_PATH, ServedAs, ServedCount, ServedCounts
+from evolving_agent.contract.served import (
+    SERVED_PATH,
+    Problem,
+    ProblemReason,
+    ServedAs,
+    ServedCount,
+    ServedCounts,
+)
 from evolving_operator.api import names
 from evolving_operator.testing.simulation import evaluation_report, revision_of, training_report
 from support.cluster import eventually
@@ -189,9 +196,33 @@ def test_pods_that_do_not_tell_are_warned_of_once_and_stop_nothing(
     begin_shadow(place, kubelet)
     eventually(lambda: counters.asked >= 3, timeout=60, message="questions")
 
-    warnings = [line for line in operator.lines() if line.get("message") == "live requests are not counted"]
+    warnings = [line for line in operator.lines() if line.get("message") == "pod cannot be asked"]
 
     assert len(warnings) == 1
     assert warnings[0]["error"] == f"answers http://{POD_IP}:{env.SERVE_PORT}{SERVED_PATH} with HTTP 404"
     assert rollout(place)["step"] == "Shadow"
     assert operator.errors() == []
+
+
+def test_a_pods_problem_becomes_a_condition_and_goes_again(
+    place: Place, kubelet: Kubelet, counters: Counters, start_operator: StartOperator
+) -> None:
+    start_operator()
+    begin_shadow(place, kubelet)  # so that the pods are asked every few seconds
+    lost = Problem(
+        reason=ProblemReason.EXPERIENCE_NOT_STORED, message="cannot write episodes to /store: full"
+    )
+
+    counters.told = ServedCounts(problems=(lost,))
+    eventually(
+        lambda: place.condition("support", "Degraded").get("reason") == "ExperienceNotStored",
+        timeout=60,
+        message="the condition",
+    )
+    assert lost.message in place.condition("support", "Degraded")["message"]
+    assert place.condition("support", "Ready")["status"] == "True"
+
+    counters.told = ServedCounts()
+    eventually(
+        lambda: place.condition("support", "Degraded")["status"] == "False", timeout=60, message="its end"
+    )

@@ -40,6 +40,12 @@ def step(world: Simulation) -> RolloutStep:
     return world.status.rollout.step
 
 
+def assert_at_rest(world: Simulation) -> None:
+    """Its pods are asked for their problems only."""
+    assert world.requests.followed is not None
+    assert not world.requests.followed.at_once
+
+
 @pytest.fixture
 def canary(spec: Spec) -> Spec:
     return copy.deepcopy(spec) | {"rollout": {"canary": CANARY}}
@@ -159,7 +165,7 @@ async def test_it_is_watched_after_the_bake_for_as_long_as_the_window(world: Sim
     assert world.status.active.model_id == "smollm2"
 
 
-async def test_after_the_window_nobody_is_asked(world: Simulation, spec: Spec) -> None:
+async def test_after_the_window_requests_decide_nothing(world: Simulation, spec: Spec) -> None:
     spec = copy.deepcopy(spec) | {"rollout": {"rollback": {"windowSeconds": 60}}}
     revision = await promoted(world, spec)
     await world.validate(revision, score=8000)
@@ -170,7 +176,7 @@ async def test_after_the_window_nobody_is_asked(world: Simulation, spec: Spec) -
     tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 100))
     await world.settle()
 
-    assert world.requests.followed is None
+    assert_at_rest(world)
     assert step(world) is RolloutStep.DONE
 
 
@@ -187,7 +193,7 @@ async def test_what_breaks_with_an_edit_is_not_the_revisions_fault(world: Simula
     await world.settle()
 
     assert step(world) is RolloutStep.DONE
-    assert world.requests.followed is None
+    assert_at_rest(world)
 
 
 async def test_a_pinned_revision_is_not_judged(world: Simulation, spec: Spec) -> None:
@@ -208,7 +214,7 @@ async def test_it_can_be_turned_off(world: Simulation, spec: Spec) -> None:
 
     await world.settle()
 
-    assert world.requests.followed is None
+    assert_at_rest(world)
     assert world.status.active is not None
     assert world.status.active.revision == revision
 

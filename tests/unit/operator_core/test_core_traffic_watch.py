@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -114,6 +115,23 @@ async def test_other_pods_are_asked_at_once(watch: TrafficWatch, pods: Pods, new
 
     assert set(watch.heard(KEY)) == {"b"}
     assert pods.asked == ["10.0.0.1", "10.0.0.2"]
+
+
+async def test_who_need_not_be_asked_at_once_is_asked_within_the_first_interval(
+    pods: Pods, news: News
+) -> None:
+    watch = TrafficWatch(pods.ask, news, chance=random.Random(7))
+    waits = 3600 * random.Random(7).uniform(0, 1)
+    assert waits > 60
+
+    watch.follow(KEY, Counting(PODS.pods, every_seconds=3600, at_once=False))
+    await asyncio.sleep(0.05)
+    assert pods.asked == []
+
+    watch.follow(KEY, PODS)  # now it matters
+    await news.next()
+    assert set(pods.asked) == {"10.0.0.1", "10.0.0.2"}
+    await watch.close()
 
 
 async def test_who_is_no_longer_followed_is_not_asked(watch: TrafficWatch, pods: Pods, news: News) -> None:

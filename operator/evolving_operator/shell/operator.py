@@ -270,7 +270,7 @@ async def _until_stopped(operator: Operator, gateway: LiveGateway, connection: C
     async def watch() -> None:
         if not await _are_served(gateway, (operator.agent_kind, LEASE), watches_stop):
             return
-        await _first_of(operator.watches_due, watches_stop)
+        await operator.watches_due.wait()
         if watches_stop.is_set():
             return
         namespaces = operator.settings.namespaces
@@ -296,6 +296,7 @@ async def _until_stopped(operator: Operator, gateway: LiveGateway, connection: C
         work.cancel()
     await asyncio.wait({work})
     watches_stop.set()
+    operator.watches_due.set()  # they may still wait to begin
     for outcome in await asyncio.gather(work, watches, return_exceptions=True):
         if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
             raise outcome
@@ -319,16 +320,6 @@ async def _are_served(gateway: LiveGateway, kinds: Sequence[Kind], stop: asyncio
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _LIST_RETRY_SECONDS)
     return False
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    """Until one of them is set."""
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 def _login(connection: Connection) -> Callable[..., Any]:

@@ -191,10 +191,14 @@ class Life:
             state = {**await self.scene.state(), "jobsCreated": dict(Counter(map(component_of, jobs)))}
             if expected is not None:
                 state["events"] = self._with_untold(state["events"], expected["events"])
-            # Of an agent that is gone, the garbage collector takes what it owned.
+            # Of an agent that is gone, the garbage collector takes what it owned: up to half a minute later
+            # on a cluster that has just learned our kinds.
             is_collected = state["status"] is not None or not any(map(is_owned, state["children"].values()))
-            deadline = max(seemed_over, self.proxy.struck_at) + _AGREE_SECONDS
-            if (is_collected and expected in (None, state)) or time.monotonic() > deadline:
+            patience = _AGREE_SECONDS if is_collected else _PASSAGE_SECONDS
+            is_late = time.monotonic() > max(seemed_over, self.proxy.struck_at) + patience
+            if is_late and expected is None and not is_collected:
+                raise NotInTimeError("the garbage collector left children of an agent that is gone")
+            if is_late or (is_collected and expected in (None, state)):
                 return state
             await asyncio.sleep(0.5)
 

@@ -5,13 +5,15 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # --- builder: has pip; nothing of it but /opt/venv and /opt/project reaches an image ---
 FROM ${BASE_IMAGE} AS builder
-# Set by whoever builds behind a mirror or a proxy with its own authority; empty: pip's defaults.
+# Set by whoever builds behind a mirror; empty: pip's defaults. Behind a proxy with an authority of its own, `--secret
+# id=certificates,src=BUNDLE --build-arg PIP_CERT=/run/secrets/certificates` tells pip whom to trust, and stays out of
+# the image.
 ARG PIP_INDEX_URL
 ARG PIP_CERT
 ENV PIP_INDEX_URL=${PIP_INDEX_URL} PIP_CERT=${PIP_CERT} \
     PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 COPY requirements/build.lock /build/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=certificates \
     python3 -m venv /opt/build \
  && /opt/build/bin/pip install --quiet --require-hashes --no-deps -r /build/build.lock \
  && python3 -m venv --without-pip /opt/venv
@@ -19,19 +21,19 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # --- one virtual environment per image ---
 FROM builder AS operator-venv
 COPY requirements/operator.lock hack/images/install_locked.py /build/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=certificates \
     /opt/build/bin/python /build/install_locked.py /build/operator.lock
 
 FROM builder AS agent-venv
 COPY requirements/agent.lock hack/images/install_locked.py /build/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=certificates \
     /opt/build/bin/python /build/install_locked.py /build/agent.lock
 
 FROM builder AS trainer-venv
 # An index of other builds of torch (CPU only, or another CUDA); empty: the build that the lock pins.
 ARG TORCH_INDEX
 COPY requirements/trainer.lock hack/images/install_locked.py /build/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=certificates \
     /opt/build/bin/python /build/install_locked.py /build/trainer.lock --torch-index "${TORCH_INDEX}"
 
 # Minutes of compiling, so on its own. Not tuned to the machine that builds, but to any x86-64 of the last ten years;
@@ -41,14 +43,14 @@ RUN apt-get update -q && apt-get install -qy --no-install-recommends cmake g++ n
  && rm -rf /var/lib/apt/lists/*
 COPY requirements/llama-cpp-python.lock /build/
 ARG LLAMA_CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_OPENMP=OFF -DLLAVA_BUILD=OFF"
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=certificates \
     CMAKE_ARGS="${LLAMA_CMAKE_ARGS}" /opt/build/bin/pip wheel --no-deps --require-hashes \
       --wheel-dir /build/wheels --requirement /build/llama-cpp-python.lock
 
 FROM builder AS model-server-venv
 COPY requirements/model-server.lock hack/images/install_locked.py /build/
 COPY --from=llama-wheel /build/wheels /build/wheels
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=certificates \
     /opt/build/bin/python /build/install_locked.py /build/model-server.lock --wheels /build/wheels
 
 # --- the project itself ---

@@ -14,9 +14,10 @@ from pathlib import Path
 from tools import cache, debian, progress
 from tools.errors import ToolError
 
-# Where an image under construction sees the machine's certificate bundle: at a path of its own, because a
-# mount over /etc/ssl/certs breaks the ca-certificates package.
-CERTIFICATES_INSIDE = "/run/build-ca.crt"
+# The machine's certificate bundle, as an image under construction sees it. Not at the system's own path: a
+# mount there breaks the ca-certificates package.
+CERTIFICATES = "certificates"
+CERTIFICATES_INSIDE = f"/run/secrets/{CERTIFICATES}"
 BUILD_TODO = "see the log; the package index (PIP_INDEX_URL) and the Debian mirror must be reachable"
 
 
@@ -34,7 +35,6 @@ class Builder:
     inspect_command: Sequence[str]
     layers_path: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    can_mount: bool = True
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.environment}
@@ -89,8 +89,8 @@ class Builder:
         command: list[str | Path] = [self.name, *self.build_command, "--target", target, "--tag", image]
         certificates = machine_certificates()
         given = dict(arguments)
-        if certificates and self.can_mount:
-            command += ["--volume", f"{certificates}:{CERTIFICATES_INSIDE}:ro"]
+        if certificates:
+            command += ["--secret", f"id={CERTIFICATES},src={certificates}"]
             given["PIP_CERT"] = CERTIFICATES_INSIDE
         if index := os.environ.get("PIP_INDEX_URL"):
             given["PIP_INDEX_URL"] = index
@@ -129,7 +129,6 @@ DOCKER = Builder(
     build_command=("buildx", "build", "--load"),
     inspect_command=("image", "inspect"),
     layers_path=("0", "RootFS", "Layers"),
-    can_mount=False,
 )
 # No container runtime is needed then, so it works in a container and whatever the machine's cgroups are.
 NO_RUNTIME = {"BUILDAH_ISOLATION": "chroot"}

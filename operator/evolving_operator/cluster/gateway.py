@@ -33,10 +33,6 @@ class Gateway(Protocol):
         """None where it is gone at once; the object where something still has to be finished."""
         ...
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
-        """All objects of the kind that match its selector, and the list's resourceVersion."""
-        ...
-
     async def read(self, kind: Kind, namespace: str, name: str) -> Raw: ...
 
     async def replace(self, manifest: Manifest) -> Raw:

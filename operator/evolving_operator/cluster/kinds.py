@@ -9,12 +9,17 @@ from evolving_operator.api import names
 
 @dataclass(frozen=True)
 class Kind:
-    """One namespaced kind. `selector` limits what is listed and watched to what may be ours."""
+    """One namespaced kind.
+
+    `selector` limits what is listed and watched to what may be ours. Of a `bare` kind only the metadata is
+    ever looked at, managed fields included, so that is all the API server is asked for.
+    """
 
     api_version: str
     kind: str
     plural: str
     selector: str = ""
+    bare: bool = False
 
     @property
     def group(self) -> str:
@@ -47,13 +52,13 @@ EVENT = Kind("events.k8s.io/v1", "Event", "events")
 OWNED = (
     REVISION,
     Kind("apps/v1", "Deployment", "deployments", _OURS),
-    Kind("v1", "Service", "services", _OURS),
-    Kind("v1", "ServiceAccount", "serviceaccounts", _OURS),
+    Kind("v1", "Service", "services", _OURS, bare=True),
+    Kind("v1", "ServiceAccount", "serviceaccounts", _OURS, bare=True),
     Kind("v1", "ConfigMap", "configmaps", _OURS),
-    Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims", _OURS),
-    Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", _OURS),
-    Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", _OURS),
-    Kind("batch/v1", "CronJob", "cronjobs", _OURS),
+    Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims", _OURS, bare=True),
+    Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", _OURS, bare=True),
+    Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", _OURS, bare=True),
+    Kind("batch/v1", "CronJob", "cronjobs", _OURS, bare=True),
     Kind("batch/v1", "Job", "jobs", _OURS),
     Kind("v1", "Pod", "pods", _OURS),
 )

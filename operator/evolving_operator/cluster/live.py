@@ -33,6 +33,7 @@ RequestObserver = Callable[[str, str, float], None]
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
+_METADATA = f"{_JSON};g=meta.k8s.io;v=v1;as=PartialObjectMetadata"
 _SECONDS = 30.0  # for one request
 _CONNECT_SECONDS = 5.0
 _LIST_CHUNK = 500
@@ -89,21 +90,11 @@ class LiveGateway:
         answer = await self._request("delete", "DELETE", kind.path(ref.namespace, ref.name), body=options)
         return answer if "resourceVersion" in answer.get("metadata", {}) else None
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
-        items: list[Raw] = []
-        query = _selection(kind) | {"limit": str(_LIST_CHUNK)}
-        while True:
-            page = await self._request("list", "GET", kind.path(namespace), query=query)
-            for item in page["items"]:
-                items.append({"apiVersion": kind.api_version, "kind": kind.kind, **item})
-            query["continue"] = page["metadata"].get("continue", "")
-            if not query["continue"]:
-                return items, page["metadata"]["resourceVersion"]
-
     async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
-        """Of `list_all`, parsed for the cache."""
+        """A part of the list, parsed for the cache."""
         query = _selection(kind) | {"limit": str(_LIST_CHUNK), "continue": following}
-        text = await self._ask("list", "GET", kind.path(namespace), query=query)
+        accept = f"{_METADATA}List" if kind.bare else _JSON
+        text = await self._ask("list", "GET", kind.path(namespace), query=query, accept=accept)
         try:
             return parse_page(kind, text)
         except msgspec.DecodeError as error:
@@ -121,10 +112,11 @@ class LiveGateway:
             "timeoutSeconds": str(seconds),
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silent)
+        headers = {"Accept": _METADATA if kind.bare else _JSON}
         rest = b""
         try:
             async with self._opened.get(
-                self._connection.server + path, params=query, timeout=timeout, headers={"Accept": _JSON}
+                self._connection.server + path, params=query, timeout=timeout, headers=headers
             ) as response:
                 if response.status >= 400:
                     raise translated(
@@ -194,9 +186,10 @@ class LiveGateway:
         query: dict[str, str] | None = None,
         body: Raw | None = None,
         content_type: str = _JSON,
+        accept: str = _JSON,
     ) -> bytes:
         """The answer's body. Raises ClusterError."""
-        headers = {"Content-Type": content_type, "Accept": _JSON}
+        headers = {"Content-Type": content_type, "Accept": accept}
         started, code = time.monotonic(), "error"
         try:
             async with self._opened.request(

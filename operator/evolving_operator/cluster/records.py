@@ -18,7 +18,7 @@ import msgspec
 
 from evolving_agent.contract.config import CONFIG_KEY
 from evolving_operator.api import names
-from evolving_operator.cluster.kinds import Kind, kind_of
+from evolving_operator.cluster.kinds import OWNED, Kind, kind_of
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.core.ownership import is_autoscaled, other_writers, owned_fields
 
@@ -28,21 +28,10 @@ ObjectKey = tuple[str, str, str]  # kind, namespace, name
 
 _SHORT_BYTES = 1200
 _NOTHING = msgspec.Raw(b"")
-# Of these only the metadata is ever looked at.
-_BARE = frozenset(
-    {
-        "Service",
-        "ServiceAccount",
-        "PersistentVolumeClaim",
-        "PodDisruptionBudget",
-        "NetworkPolicy",
-        "CronJob",
-    }
-)
 # Their labels tell what they are for.
 _LABELLED = frozenset({"Pod", "Job", "ConfigMap"})
 # Their fields are kept as they were applied, so the record of who owns which is looked at.
-_DRIFTING = _BARE | {"Deployment", "ConfigMap"}
+_DRIFTING = frozenset({"Deployment", "ConfigMap", *(kind.kind for kind in OWNED if kind.bare)})
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _OWNER_UID = re.compile(rb'k:\{\\"uid\\":\\"[^"\\]*\\"\}')
 
@@ -252,7 +241,7 @@ def _record(kind: Kind, parsed: _Parsed) -> Record:
     if kind.kind not in _LABELLED:
         metadata.labels = None
     kept = _Kept(kind.api_version, kind.kind, metadata)
-    if kind.kind not in _BARE:
+    if not kind.bare:
         _fill(kept, parsed)
     text = _JSON.encode(kept)
     return Record(

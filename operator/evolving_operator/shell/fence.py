@@ -43,8 +43,5 @@ class Fence:
         self._leadership.check()
         return await self._gateway.replace(manifest)
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
-        return await self._gateway.list_all(kind, namespace)
-
     async def read(self, kind: Kind, namespace: str, name: str) -> Raw:
         return await self._gateway.read(kind, namespace, name)

@@ -112,14 +112,6 @@ class FakeCluster:
         self._written("delete", known)
         return None
 
-    async def list_all(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
-        items = [
-            copy.deepcopy(raw)
-            for key, raw in self._objects.items()
-            if key[0] == kind.kind and namespace in (None, key[1])
-        ]
-        return items, str(self._version)
-
     async def read(self, kind: Kind, namespace: str, name: str) -> Raw:
         return copy.deepcopy(
             self._known({"kind": kind.kind, "metadata": {"namespace": namespace, "name": name}})
@@ -133,6 +125,15 @@ class FakeCluster:
         return self._written("replace", self._update(known, manifest))
 
     # --- what tests do to it, without faults and without being counted ---
+
+    def listed(self, kind: Kind, namespace: str | None) -> tuple[list[Raw], str]:
+        """What a list would bring, and its resourceVersion."""
+        items = [
+            copy.deepcopy(raw)
+            for key, raw in self._objects.items()
+            if key[0] == kind.kind and namespace in (None, key[1])
+        ]
+        return items, str(self._version)
 
     def put(self, manifest: Manifest) -> Raw:
         """Create or change an object as a user, a controller or kubelet would."""

@@ -31,7 +31,7 @@ class SilentWatches:
         self._cluster = cluster
 
     async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
-        items, version = await self._cluster.list_all(kind, namespace)
+        items, version = self._cluster.listed(kind, namespace)
         return parse_page(
             kind, json.dumps({"metadata": {"resourceVersion": version}, "items": items}).encode()
         )

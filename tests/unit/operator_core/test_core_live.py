@@ -96,19 +96,38 @@ async def test_a_deletion_means_that_very_object(gateway: LiveGateway, script: S
 
 
 async def test_a_long_list_comes_in_pages(gateway: LiveGateway, script: Script) -> None:
-    script.say(
-        {"items": [{"metadata": {"name": "a"}}], "metadata": {"continue": "next", "resourceVersion": "1"}}
-    )
-    script.say({"items": [{"metadata": {"name": "b"}}], "metadata": {"resourceVersion": "9"}})
+    listed = {"name": "a", "namespace": "default", "uid": "u", "resourceVersion": "5"}
+    script.say({"items": [{"metadata": listed}], "metadata": {"continue": "next", "resourceVersion": "9"}})
+    script.say({"items": [], "metadata": {"resourceVersion": "9"}})
 
-    items, version = await gateway.list_all(JOBS, None)
+    first = await gateway.page(JOBS, None, "")
+    last = await gateway.page(JOBS, None, first.next)
 
-    assert [item["metadata"]["name"] for item in items] == ["a", "b"]
-    assert {item["kind"] for item in items} == {"Job"}
-    assert version == "9"
+    assert [record.key for record in first.records] == [("Job", "default", "a")]
+    assert (first.version, last.records, last.next) == ("9", [], "")
     assert script.requests[0].path == "/apis/batch/v1/jobs"
     assert script.requests[0].query["labelSelector"] == names.LABEL_AGENT
     assert script.requests[1].query["continue"] == "next"
+
+
+async def test_only_metadata_is_asked_for_where_no_more_is_read(gateway: LiveGateway, script: Script) -> None:
+    for kind in OWNED:
+        script.say({"items": [], "metadata": {"resourceVersion": "1"}})
+        await gateway.page(kind, None, "")
+
+    asked = {
+        kind.kind
+        for kind, request in zip(OWNED, script.requests, strict=True)
+        if "as=Partial" in request.headers["Accept"]
+    }
+    assert asked == {
+        "Service",
+        "ServiceAccount",
+        "PersistentVolumeClaim",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+        "CronJob",
+    }
 
 
 @pytest.mark.parametrize(

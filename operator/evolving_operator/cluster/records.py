@@ -75,7 +75,7 @@ class _ListMetadata(msgspec.Struct):
 
 class _Page(msgspec.Struct):
     metadata: _ListMetadata
-    items: list[_Parsed]
+    items: list[_Parsed] | None  # null in an empty list of metadata
 
 
 class _Event(msgspec.Struct):
@@ -214,7 +214,7 @@ class WatchError(Exception):
 def parse_page(kind: Kind, text: bytes) -> Page:
     """Of a list of that kind."""
     page = _PAGE.decode(text)
-    records = [_record(kind, item) for item in page.items]
+    records = [_record(kind, item) for item in page.items or ()]
     return Page(records, page.metadata.resourceVersion, page.metadata.next)
 
 

@@ -171,6 +171,8 @@ class Operator:
             finally:
                 self.queue.done(key)
             self.telemetry.reconciled(result, time.monotonic() - started)
+            # A decision to do nothing waits for nothing: thousands in a row would hold up the Lease's renewal.
+            await asyncio.sleep(0)
 
     async def _reconcile(self, reconciler: Reconciler, key: AgentKey) -> str:
         """One reconciliation, and when to do the next. Returns the result's name for the metrics."""

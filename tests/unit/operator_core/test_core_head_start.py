@@ -100,3 +100,15 @@ async def test_a_standby_watches_though_it_decides_nothing() -> None:
 
         assert len(operator.queue) == AGENTS
         assert not cluster.all("Deployment")
+
+
+async def test_a_backlog_does_not_hold_up_the_renewal_of_the_lease() -> None:
+    """A decision that waits for nothing gives way to what else is due."""
+    seen: set[int] = set()
+
+    async with working(with_agents(AGENTS)) as operator:
+        while not operator.watches_due.is_set():
+            seen.add(len(operator.queue))
+            await asyncio.sleep(0)
+
+    assert any(0 < length < AGENTS for length in seen)

@@ -1,4 +1,4 @@
-"""What kopf does for us: it watches EvolvingAgents and our Lease. A handler takes in, and enqueues a key."""
+"""What kopf does for us: it watches EvolvingAgents and our Lease. A handler takes in, and tells of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.kinds import LEASE, Kind
 from evolving_operator.cluster.records import AgentKey
 from evolving_operator.shell.leader import LeaseSettings
-from evolving_operator.shell.workqueue import WorkQueue
 
 Raw = dict[str, Any]
 
@@ -25,7 +24,7 @@ _LIST_CHUNK = 500
 def registered(
     agents: Kind,
     cache: Cache,
-    queue: WorkQueue[AgentKey],
+    on_news: Callable[[AgentKey], None],
     *,
     login: Callable[..., Any],
     on_list: Callable[[], None],
@@ -33,8 +32,9 @@ def registered(
 ) -> kopf.OperatorRegistry:
     """The handlers, in a registry of their own. `login` answers kopf's question for credentials.
 
-    `on_list` is called for every agent that a list brings, not the watch that follows it: a list says
-    nothing of what went since the last one. `on_lease` is called for every state of the Lease.
+    `on_news` is told of each agent that has changed. `on_list` is called for every agent that a list
+    brings, not the watch that follows it: a list says nothing of what went since the last one. `on_lease`
+    is called for every state of the Lease.
     """
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(login)
@@ -44,7 +44,7 @@ def registered(
             on_list()
         agent = (cache.remove if event["type"] == "DELETED" else cache.put)(event["object"])
         if agent is not None:
-            queue.add(agent)
+            on_news(agent)
 
     async def renewed(event: Any, **_: Any) -> None:
         on_lease(event["object"])

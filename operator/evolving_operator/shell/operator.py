@@ -80,6 +80,7 @@ class Operator:
     _leadership: Leadership = field(init=False)
     _agents: list[Informer] = field(init=False)
     _owned: list[Informer] = field(init=False)
+    _is_deciding: bool = False
     _listing: asyncio.TimerHandle | None = None
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -99,9 +100,13 @@ class Operator:
 
     def _informers(self, kind: Kind) -> list[Informer]:
         return [
-            Informer(self.source, self.cache, kind, namespace, self.queue.add)
+            Informer(self.source, self.cache, kind, namespace, self.news)
             for namespace in self.settings.namespaces or (None,)
         ]
+
+    def news(self, key: AgentKey) -> None:
+        """An object of the agent's has changed; while nobody decides, it is one of all that there are."""
+        (self.queue.add if self._is_deciding else self.queue.add_to_backlog)(key)
 
     @property
     def probes(self) -> Probes:
@@ -152,7 +157,8 @@ class Operator:
                 on_revision=self.telemetry.revision_changed,
             )
             for key in self.cache.agent_keys():
-                self.queue.add(key)
+                self.queue.add_to_backlog(key)
+            self._is_deciding = True
             jobs: list[Awaitable[None]] = [leadership.keep(), self._resync()]
             jobs += [self._worker(reconciler) for _ in range(self.settings.workers)]
             try:
@@ -171,7 +177,7 @@ class Operator:
             finally:
                 self.queue.done(key)
             self.telemetry.reconciled(result, time.monotonic() - started)
-            # A decision to do nothing waits for nothing: thousands in a row would hold up the Lease's renewal.
+            # A decision to do nothing waits for nothing: thousands in a row would hold the Lease up.
             await asyncio.sleep(0)
 
     async def _reconcile(self, reconciler: Reconciler, key: AgentKey) -> str:
@@ -259,7 +265,7 @@ async def _until_stopped(operator: Operator, gateway: LiveGateway, connection: C
     registry = registered(
         operator.agent_kind,
         operator.cache,
-        operator.queue,
+        operator.news,
         login=_login(connection),
         on_list=operator.agents_were_listed,
         on_lease=operator.lease_was_seen,

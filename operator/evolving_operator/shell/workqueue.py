@@ -1,11 +1,15 @@
-"""Which agents are to be looked at, and when: each key once, by one worker at a time."""
+"""Which agents are to be looked at, and when: each key once, by one worker at a time.
+
+What has changed comes before what is only looked at because a process begins: with thousands of agents, an
+edit would wait for all of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -26,6 +30,7 @@ class WorkQueue(Generic[Key]):
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrets
         self._ready: deque[Key] = deque()
         self._waiting: set[Key] = set()
+        self._backlog: OrderedDict[Key, None] = OrderedDict()  # taken when nothing is ready
         self._busy: set[Key] = set()
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
@@ -37,14 +42,23 @@ class WorkQueue(Generic[Key]):
 
     def __len__(self) -> int:
         """Keys that wait for a worker now; those that are delayed do not count."""
-        return len(self._ready)
+        return len(self._ready) + len(self._backlog)
 
     def add(self, key: Key) -> None:
         if key in self._busy:
             self._again.add(key)
         elif key not in self._waiting:
+            self._backlog.pop(key, None)
             self._waiting.add(key)
             self._ready.append(key)
+            self._wake()
+
+    def add_to_backlog(self, key: Key) -> None:
+        """Nothing is known to have happened to it: it waits until nothing else does."""
+        if key in self._busy:
+            self._again.add(key)
+        elif key not in self._waiting and key not in self._backlog:
+            self._backlog[key] = None
             self._wake()
 
     def add_after(self, key: Key, delay: float) -> None:
@@ -72,7 +86,7 @@ class WorkQueue(Generic[Key]):
 
     async def take(self) -> Key:
         """The next key. It is the caller's alone until `done`."""
-        while not self._ready:
+        while not len(self):
             waker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._wakers.append(waker)
             try:
@@ -81,8 +95,11 @@ class WorkQueue(Generic[Key]):
                 if waker.done() and not waker.cancelled():
                     self._wake()  # the call was for us, but we are leaving: pass it on
                 raise
-        key = self._ready.popleft()
-        self._waiting.discard(key)
+        if self._ready:
+            key = self._ready.popleft()
+            self._waiting.discard(key)
+        else:
+            key, _ = self._backlog.popitem(last=False)
         self._busy.add(key)
         return key
 

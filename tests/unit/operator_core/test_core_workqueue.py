@@ -38,6 +38,30 @@ async def test_a_key_that_is_worked_on_comes_again_after(queue: WorkQueue[str]) 
     assert await queue.take() == "a"
 
 
+async def test_news_come_before_the_backlog(queue: WorkQueue[str]) -> None:
+    for key in "abc":
+        queue.add_to_backlog(key)
+    queue.add("c")  # something has happened to it while it waited
+    queue.add_to_backlog("c")
+    queue.add("d")
+
+    assert len(queue) == 4
+    assert [await queue.take() for _ in range(4)] == ["c", "d", "a", "b"]
+
+
+async def test_a_worker_is_woken_for_the_backlog(queue: WorkQueue[str]) -> None:
+    taking = asyncio.create_task(queue.take())
+    await asyncio.sleep(0)
+
+    queue.add_to_backlog("a")
+
+    assert await taking == "a"
+    queue.add_to_backlog("a")  # while it is worked on
+    assert len(queue) == 0
+    queue.done("a")
+    assert await queue.take() == "a"
+
+
 async def test_a_waiting_worker_is_woken(queue: WorkQueue[str]) -> None:
     taking = asyncio.create_task(queue.take())
     await asyncio.sleep(0)

@@ -17,7 +17,7 @@ demo-down: ## Remove the demo's cluster (builds stay in the cache)
 	$(PYTHON) hack/cluster down --name demo
 
 test: venv lint ## All tests, those on a real cluster included
-	$(RUN)/python hack/cluster doctor
+	$(RUN)/python hack/cluster doctor --provider built
 	$(RUN)/python -m pytest tests --ignore=tests/torture $(SIDE_BY_SIDE)
 
 torture: venv ## Long proofs (crash points, kills under load); prints tables, writes docs/results/

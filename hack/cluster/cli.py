@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     verb = arguments.verb
     if verb == "doctor":
-        return doctor.report()
+        return doctor.report(arguments.provider)
     if verb == "build":
         print(build.binaries_for(arguments.tier))
         return 0

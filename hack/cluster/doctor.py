@@ -47,12 +47,15 @@ def _built_cluster() -> Iterator[Check]:
     yield Check("Debian packages", not lacking, f"apt-get install {lacking}", fetched=can_install)
 
 
-def report() -> int:
-    """Print what was found; 0 when `up` will do, if need be after getting what is missing by itself."""
+def report(provider: str | None) -> int:
+    """Print what was found; 0 when `up` will do, if need be after getting what is missing by itself.
+
+    `provider`: the one that is asked for, else the first that can be used here.
+    """
     if context := os.environ.get("EVOLVING_CONTEXT"):
         print(f"ok       the context {context} is named: nothing else is needed")
         return 0
-    reason = kind.unusable()
+    reason = kind.unusable() if provider != "built" else "it is asked for"
     if not reason:
         print("ok       kind with a Docker engine: nothing else is needed")
         return 0

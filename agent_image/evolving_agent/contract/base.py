@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
+# Made once: the operator asks for a dozen digests at each look at an agent.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 class Document(BaseModel):
     """An immutable value with camelCase keys on the wire.
@@ -56,7 +59,7 @@ def rules(*of: Rule) -> ConfigDict:
 
 def canonical_json(value: Any) -> str:
     """One text for one value: keys sorted, no spaces. Raises TypeError for what JSON cannot hold."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: Any, length: int = 8) -> str:

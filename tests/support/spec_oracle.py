@@ -21,6 +21,7 @@ from evolving_operator.core.reading import read_observed
 from evolving_operator.core.situation import Situation
 from evolving_operator.settings import Settings
 from support.api_client import ApiClient
+from support.spec_walk import PROMPTS
 from support.stories import CHILDREN, NAME
 
 Raw = dict[str, Any]
@@ -28,7 +29,7 @@ Raw = dict[str, Any]
 _KINDS = (*CHILDREN, names.REVISION_PLURAL, "jobs", "pods")
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 # Reasons of Degraded that say: part of this spec cannot be had.
-REFUSED = frozenset({"InvalidSpec", "WriteRefused", "Forbidden"})
+REFUSED = frozenset({"InvalidSpec", "WriteRefused", "Forbidden", "InstructionsNotFound"})
 
 
 async def observe(api: ApiClient, namespace: str) -> tuple[Raw, list[Raw]]:
@@ -128,7 +129,7 @@ def _places(spec: Raw, live: dict[tuple[str, str], Raw]) -> Iterator[tuple[str, 
     data = live["ConfigMap", f"{NAME}-config"]["data"]
     stamp = template["metadata"]["annotations"][names.ANNOTATION_CONFIG_HASH]
     config = json.loads(data["agent_config.json"])["configs"][stamp]
-    yield "instructions", config["instructions"], wanted["instructions"]
+    yield "instructions", config["instructions"], _instructions(wanted)
     yield "reflection", config["reflection"], wanted["reflection"]
     yield (
         "specialists",
@@ -158,6 +159,13 @@ def _places(spec: Raw, live: dict[tuple[str, str], Raw]) -> Iterator[tuple[str, 
             added = spec[part].get("podTemplate", {}).get("metadata", {}).get("labels", {})
             added = {key: value for key, value in added.items() if key not in own}
             yield f"{part} pod labels", job["metadata"]["labels"], added
+
+
+def _instructions(agent: Raw) -> str:
+    """Those of the spec, or of the ConfigMap that it names."""
+    if "instructionsFrom" not in agent:
+        return str(agent["instructions"])
+    return PROMPTS[agent["instructionsFrom"]["configMapKeyRef"]["key"]]
 
 
 def _deadline(spec: Raw) -> int:

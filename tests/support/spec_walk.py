@@ -23,6 +23,7 @@ Path = tuple[str, ...]
 _STOP_PERCENT = 25  # at an object that has fields: draw all of it anew
 _FIELD_PERCENT = 40  # of an object that is drawn anew: each field that is not required
 _REMOVE_PERCENT = 20
+_INSTEAD_PERCENT = 80  # of two fields that cannot be together: the other one is taken out
 _MAX_ITEMS = 3
 
 _WORDS = (
@@ -47,6 +48,10 @@ _NAMES = (
     "x" * 40,
     "http://a:1",
 )
+_EITHER = {"instructions": "instructionsFrom", "instructionsFrom": "instructions"}
+# What `instructionsFrom` may point to: `data` of a ConfigMap.
+PROMPTS_NAME = "prompts"
+PROMPTS = {"short": "You route requests.", "long": "You sort the requests of a bank.\nBe brief.\n"}
 # By the last fields of a path: what makes sense, what is at the edge, and what is wrong.
 _POOLS: dict[str, Sequence[Any]] = {
     # At New Year and on leap days only: no run begins in the middle of a test.
@@ -69,6 +74,9 @@ _POOLS: dict[str, Sequence[Any]] = {
     "base": ("smollm2", "qwen3", "org/model:tag", "ft:gpt-4.1-mini:acme::abc"),
     "pin": ("", "support-00000000", "other"),
     "storageClassName": ("standard", "fast"),
+    "instructionsFrom": tuple(
+        {"configMapKeyRef": {"name": PROMPTS_NAME, "key": key}} for key in (*PROMPTS, "missing")
+    ),
     "labels": ({}, {"team": "a"}, {"example.com/team": "b", "tier": "1"}, {"app.kubernetes.io/name": "mine"}),
     "annotations": ({}, {"example.com/note": "a b c"}, {"sidecar.istio.io/inject": "false"}),
     "matchLabels": (
@@ -115,8 +123,6 @@ class SpecWalk:
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self._schema = spec_schema()
-        # It names a ConfigMap that is nobody's child.
-        del self._schema["properties"]["agent"]["properties"]["instructionsFrom"]
 
     def step(self, spec: Raw) -> Step:
         """Another spec, that differs in one place. It may be one that the API server refuses."""
@@ -137,6 +143,8 @@ class SpecWalk:
             del node[name]
         else:
             node[name] = self.draw(field, here)
+            if name in _EITHER and self._percent(_INSTEAD_PERCENT):
+                node.pop(_EITHER[name], None)
         return here
 
     def draw(self, schema: Raw, path: Path) -> Any:

@@ -12,7 +12,7 @@ from support.api_client import ApiError
 from support.cluster import NotInTimeError, eventually_async
 from support.lives import Life, World, differences, errors_in
 from support.spec_oracle import REFUSED, left_to_do, observe, told_by_hand
-from support.spec_walk import SpecWalk, Step
+from support.spec_walk import PROMPTS, PROMPTS_NAME, SpecWalk, Step
 from support.stories import condition, holds, is_current, is_well
 
 Raw = dict[str, Any]
@@ -47,6 +47,9 @@ async def walk(world: World, seed: int, transitions: int) -> Account:
     """So many accepted changes, one after another, with the seed's spec in between."""
     account, walker = Account(), SpecWalk(random.Random(seed))
     async with world.life() as life:
+        await world.api.create(
+            life.scene.namespace, "configmaps", {"metadata": {"name": PROMPTS_NAME}, "data": PROMPTS}
+        )
         await life.scene.apply(**SEED_SPEC)
         await _settle(life, "the seed", is_well)
         home = await _home(life)

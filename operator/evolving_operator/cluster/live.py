@@ -37,8 +37,9 @@ _METADATA = f"{_JSON};g=meta.k8s.io;v=v1;as=PartialObjectMetadata"
 _SECONDS = 30.0  # for one request
 _CONNECT_SECONDS = 5.0
 _LIST_CHUNK = 500
-# How server-side apply says, with status 500, that an object does not fit its kind's schema.
-_MISFIT = "failed to create typed patch object"
+# How server-side apply says, with status 500, that an object does not fit its kind's schema: a wrong type;
+# where the object is there already, a text that is no quantity.
+_MISFITS = ("failed to create typed patch object", "failed to convert new object")
 
 
 class LiveGateway:
@@ -233,7 +234,7 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
             return Invalid(message or text, fields)
         case 403:
             return Forbidden(message or text)
-        case 500 if _MISFIT in message:
+        case 500 if any(misfit in message for misfit in _MISFITS):
             older = f"{text}; the CRDs are older than this operator: apply those of its version"
             # Our kinds the operator does not get wrong; in others there is a pod template of the user's.
             return Unavailable(older) if names.GROUP in what else Invalid(message)

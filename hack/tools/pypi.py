@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tools import cache, progress
+from tools.locks import lock
 
 TODO = "see the log; pip must reach a package index (PIP_INDEX_URL names another one)"
 
@@ -14,8 +15,14 @@ TODO = "see the log; pip must reach a package index (PIP_INDEX_URL names another
 def environment(name: str, requirement: str) -> Path:
     """A virtual environment with `requirement` (pinned) in it; made once."""
     target = cache.folder("tools") / f"{name}-{requirement.rpartition('==')[2]}"
-    if (target / ".done").exists():
-        return target
+    # Not made_once: the programs in an environment know its path, so that it cannot be renamed.
+    with lock(f"make-{target.name}"):
+        if not (target / ".done").exists():
+            _fill(target, name, requirement)
+    return target
+
+
+def _fill(target: Path, name: str, requirement: str) -> None:
     shutil.rmtree(target, ignore_errors=True)
     progress.run(
         f"environment for {name}", [sys.executable, "-m", "venv", target], todo="install python3-venv"
@@ -24,7 +31,6 @@ def environment(name: str, requirement: str) -> Path:
         f"install {requirement}", [target / "bin" / "pip", "install", "--quiet", requirement], todo=TODO
     )
     (target / ".done").touch()
-    return target
 
 
 def wheel(requirement: str) -> Path:

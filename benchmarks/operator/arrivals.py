@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass
 class Arrivals:
-    """Of one namespace."""
+    """Of all namespaces."""
 
     wanted: frozenset[str]  # kinds that every agent is to have
     cache: Cache = field(default_factory=Cache)
@@ -55,11 +55,11 @@ def is_ready(agent: Raw) -> bool:
 
 
 @asynccontextmanager
-async def arrivals(gateway: LiveGateway, namespace: str, wanted: Sequence[str]) -> AsyncIterator[Arrivals]:
+async def arrivals(gateway: LiveGateway, wanted: Sequence[str]) -> AsyncIterator[Arrivals]:
     """Watches from now on."""
     found = Arrivals(frozenset(wanted))
     kinds = (AGENT, *(kind for kind in OWNED if kind.kind in found.wanted))
-    informers = [Informer(gateway, found.cache, kind, namespace, found.note) for kind in kinds]
+    informers = [Informer(gateway, found.cache, kind, None, found.note) for kind in kinds]
     await asyncio.gather(*(informer.list() for informer in informers))
     tasks = [asyncio.create_task(informer.run()) for informer in informers]
     try:

@@ -18,7 +18,7 @@ _LINE_BYTES = 1 << 20
 
 @dataclass
 class Changes:
-    """Of one namespace. `expect` before the change is asked for."""
+    """Of all namespaces. `expect` before the change is asked for."""
 
     _expected: dict[str, asyncio.Future[float]] = field(default_factory=dict)
 
@@ -34,10 +34,10 @@ class Changes:
 
 
 @asynccontextmanager
-async def changes(connection: Connection, namespace: str) -> AsyncIterator[Changes]:
+async def changes(connection: Connection) -> AsyncIterator[Changes]:
     """Watches from now on."""
     found = Changes()
-    url = connection.server + kind_of("v1", "ConfigMap").path(namespace)
+    url = connection.server + kind_of("v1", "ConfigMap").path(None)
     async with connection.session() as session:
         async with session.get(url, params={"limit": "1"}) as answer:
             version = json.loads(await answer.read())["metadata"]["resourceVersion"]

@@ -21,6 +21,7 @@ from benchmarks.operator.objects import Template, agent, kinds, template
 from benchmarks.operator.process import OperatorProcess, Reading, running_operator
 from evolving_operator.cluster.connection import Connection
 from evolving_operator.cluster.live import LiveGateway
+from evolving_operator.cluster.records import AgentKey
 
 # How many agents: clusters of their own for each number. BENCH_AGENTS=10000, or several: 1000,10000.
 SIZES = tuple(int(size) for size in os.environ.get("BENCH_AGENTS", "1000").split(","))
@@ -28,7 +29,9 @@ WORKERS = 16  # of the operator, and requests of the bare client at the same tim
 IDLE_SECONDS = 20
 EDITS = 100
 EDIT_PAUSE_SECONDS = 0.5  # so long what follows from an edit takes: a queue of them is not what is measured
-NAMESPACE = "bench"
+# As on a platform of many teams. Kubernetes' own controllers look through a namespace for each object in it.
+AGENTS_PER_NAMESPACE = 100
+LEASE_NAMESPACE = "default"
 
 _POLL_SECONDS = 0.1
 _QUIET_SECONDS = 5
@@ -76,7 +79,8 @@ async def _measured(agents: int) -> dict[str, Any]:
 async def _bench(agents: int) -> AsyncIterator[Bench]:
     """With a new control plane."""
     with control_plane() as kubeconfig, tempfile.TemporaryDirectory() as directory:
-        kubectl(kubeconfig, "create", "namespace", NAMESPACE)
+        for namespace in namespaces(agents):
+            kubectl(kubeconfig, "create", "namespace", namespace)
         connection = Connection.from_kubeconfig(kubeconfig)
         async with LiveGateway(connection) as gateway:
             yield Bench(agents, kubeconfig, connection, gateway, await template(), Path(directory))
@@ -94,16 +98,16 @@ class Bench:
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[OperatorProcess]:
         log = self.directory / "operator.log"
-        async with running_operator(self.kubeconfig, NAMESPACE, WORKERS, log) as process:
+        async with running_operator(self.kubeconfig, LEASE_NAMESPACE, WORKERS, log) as process:
             yield process
 
     async def converge(self, operator: OperatorProcess) -> dict[str, Any]:
         """From the first agent's creation until all are ready and all their objects exist."""
         await _until(operator, lambda reading: reading.is_leading)
         before = await operator.now()
-        async with arrivals(self.gateway, NAMESPACE, kinds(self.template.objects("a", "b", "c"))) as arrived:
+        async with arrivals(self.gateway, kinds(self.template.objects("a", "b", "c"))) as arrived:
             started = time.monotonic()
-            await _each(self.names(), lambda name: self.gateway.create(agent(NAMESPACE, name)))
+            await _each(self.keys(), lambda key: self.gateway.create(agent(*key)))
             created = time.monotonic()
             async with asyncio.timeout(_DEADLINE_SECONDS):
                 await arrived.until(self.agents)
@@ -151,13 +155,13 @@ class Bench:
         """
         seconds: list[float] = []
         requests: list[float] = []
-        edited = list(self.names())
-        async with changes(self.connection, NAMESPACE) as found:
+        edited = list(self.keys())
+        async with changes(self.connection) as found:
             for number in range(EDITS):
                 text = f"You route request {number}."
                 arrival = found.expect(text)
                 started = time.monotonic()
-                await self.gateway.apply(agent(NAMESPACE, edited[number % self.agents], text))
+                await self.gateway.apply(agent(*edited[number % self.agents], text))
                 requests.append(time.monotonic() - started)
                 async with asyncio.timeout(_DEADLINE_SECONDS):
                     seconds.append(await arrival - started)
@@ -173,13 +177,14 @@ class Bench:
     async def edit_directly(self) -> dict[str, Any]:
         """The limit of `edit`: from a bare client's request that changes a ConfigMap to its event."""
         seconds: list[float] = []
-        async with changes(self.connection, NAMESPACE) as found:
-            for number, name in zip(range(EDITS), itertools.cycle(self.names()), strict=False):
+        async with changes(self.connection) as found:
+            for number, key in zip(range(EDITS), itertools.cycle(self.keys()), strict=False):
+                namespace, name = key
                 text = f"Changed for the {number}th time."
                 manifest = {
                     "apiVersion": "v1",
                     "kind": "ConfigMap",
-                    "metadata": {"name": f"{name}-edited", "namespace": NAMESPACE},
+                    "metadata": {"name": f"{name}-edited", "namespace": namespace},
                     "data": {"text": text},
                 }
                 arrival = found.expect(text)
@@ -194,12 +199,13 @@ class Bench:
         """The same agents and objects, by a client that decides nothing and watches nothing."""
         cpu, started = time.process_time(), time.monotonic()
 
-        async def create(name: str) -> None:
-            owner = await self.gateway.create(agent(NAMESPACE, name))
-            for manifest in self.template.objects(name, NAMESPACE, owner["metadata"]["uid"]):
+        async def create(key: AgentKey) -> None:
+            namespace, name = key
+            owner = await self.gateway.create(agent(namespace, name))
+            for manifest in self.template.objects(name, namespace, owner["metadata"]["uid"]):
                 await self.gateway.apply(manifest)
 
-        await _each(self.names(), create)
+        await _each(self.keys(), create)
         writes = self.agents * (1 + len(self.template.objects("a", "b", "c")))
         return {
             "seconds": round(time.monotonic() - started, 2),
@@ -227,8 +233,14 @@ class Bench:
         await _until_quiet(operator)
         return operator
 
-    def names(self) -> Iterable[str]:
-        return (f"agent-{number:05}" for number in range(self.agents))
+    def keys(self) -> Iterable[AgentKey]:
+        """The agents' namespaces and names, those that follow each other in different namespaces."""
+        numbers = zip(itertools.cycle(namespaces(self.agents)), range(self.agents), strict=False)
+        return ((namespace, f"agent-{number:05}") for namespace, number in numbers)
+
+
+def namespaces(agents: int) -> list[str]:
+    return [f"bench-{number:03}" for number in range(-(-agents // AGENTS_PER_NAMESPACE))]
 
 
 async def _first_leader(*operators: OperatorProcess) -> list[OperatorProcess]:
@@ -242,7 +254,7 @@ async def _first_leader(*operators: OperatorProcess) -> list[OperatorProcess]:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _each(items: Iterable[str], work: Callable[[str], Awaitable[object]]) -> None:
+async def _each(items: Iterable[AgentKey], work: Callable[[AgentKey], Awaitable[object]]) -> None:
     """Work on all items, `WORKERS` of them at the same time."""
     waiting = iter(items)
 

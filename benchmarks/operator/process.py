@@ -94,12 +94,11 @@ class OperatorProcess:
 async def running_operator(
     kubeconfig: Path, namespace: str, workers: int, log: Path
 ) -> AsyncIterator[OperatorProcess]:
-    """Ended by SIGTERM, as Kubernetes would."""
+    """For all namespaces, its Lease in the one that is named. Ended by SIGTERM, as Kubernetes would."""
     port = _free_port()
     environment = {
         **os.environ,
         "KUBECONFIG": str(kubeconfig),
-        "EVOLVING_OPERATOR_NAMESPACES": namespace,
         "EVOLVING_OPERATOR_LEASE_NAMESPACE": namespace,
         "EVOLVING_OPERATOR_METRICS_PORT": str(port),
         "EVOLVING_OPERATOR_WORKERS": str(workers),

@@ -10,7 +10,7 @@ def table(results: dict[str, Any]) -> str:
     columns = [_column(size) for size in results["sizes"]]
     sizes = " | ".join(f"{size['agents']} agents" for size in results["sizes"])
     lines = [
-        f"| at 0 replicas, {results['workers']} workers | {sizes} |",
+        f"| at 0 replicas, 100 in a namespace, {results['workers']} workers | {sizes} |",
         f"| --- |{' ---: |' * len(columns)}",
     ]
     lines += [f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0]]

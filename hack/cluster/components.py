@@ -87,7 +87,7 @@ def _api_server(cluster: Cluster, admission: Admission) -> Component:
     return Component("kube-apiserver", ["kube-apiserver", *flags], after=f"{ETCD_URL}/health")
 
 
-def _controller_manager(cluster: Cluster) -> Component:
+def _controller_manager(cluster: Cluster, tier: str) -> Component:
     certificates = cluster.certificates
     flags = _flags(
         bind_address="127.0.0.1",
@@ -104,6 +104,9 @@ def _controller_manager(cluster: Cluster) -> Component:
         kube_api_qps="300",
         kube_api_burst="600",
     )
+    if tier == "control-plane":
+        # Without a node no claim is ever bound; every 15 seconds, each would be told so in an Event.
+        flags += _flags(pvclaimbinder_sync_period="10m")
     name = "kube-controller-manager"
     return Component(name, [name, *flags, *_client_flags(cluster, name)], after=READY_URL)
 
@@ -135,7 +138,7 @@ def components(cluster: Cluster, tier: str, admission: Admission) -> list[Compon
     control_plane = [
         _etcd(cluster),
         _api_server(cluster, admission),
-        _controller_manager(cluster),
+        _controller_manager(cluster, tier),
         _scheduler(cluster),
     ]
     return control_plane + (_node_components(cluster) if tier == "node" else [])

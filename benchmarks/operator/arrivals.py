@@ -1,17 +1,17 @@
-"""Which of the agents are complete, by watches: to list thousands of objects once a second is a load, too."""
+"""How many of the agents are ready, by a watch: to list thousands of them once a second is a load, too."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from benchmarks.operator.objects import Raw
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.informer import Informer
-from evolving_operator.cluster.kinds import AGENT, OWNED
+from evolving_operator.cluster.kinds import AGENT
 from evolving_operator.cluster.live import LiveGateway
 from evolving_operator.cluster.records import AgentKey
 
@@ -22,28 +22,23 @@ _POLL_SECONDS = 0.1
 class Arrivals:
     """Of all namespaces."""
 
-    wanted: frozenset[str]  # kinds that every agent is to have
     cache: Cache = field(default_factory=Cache)
-    complete: set[AgentKey] = field(default_factory=set)
+    ready: set[AgentKey] = field(default_factory=set)
     _changed: set[AgentKey] = field(default_factory=set)
 
     async def until(self, count: int) -> None:
-        """So many agents say that they are ready, by their present specs, and have an object of each kind."""
-        while len(self.complete) < count:
+        """So many agents say that they are ready, by their present specs."""
+        while len(self.ready) < count:
             await asyncio.sleep(_POLL_SECONDS)
-            changed, self._changed = self._changed - self.complete, set()
-            self.complete |= {key for key in changed if self._is_complete(key)}
+            changed, self._changed = self._changed - self.ready, set()
+            self.ready |= {key for key in changed if self._is_ready(key)}
 
     def note(self, agent: AgentKey) -> None:
         self._changed.add(agent)
 
-    def _is_complete(self, key: AgentKey) -> bool:
+    def _is_ready(self, key: AgentKey) -> bool:
         agent = self.cache.agent(key)
-        return (
-            agent is not None
-            and is_ready(agent)
-            and self.wanted <= {raw["kind"] for raw in self.cache.owned(key)}
-        )
+        return agent is not None and is_ready(agent)
 
 
 def is_ready(agent: Raw) -> bool:
@@ -55,17 +50,15 @@ def is_ready(agent: Raw) -> bool:
 
 
 @asynccontextmanager
-async def arrivals(gateway: LiveGateway, wanted: Sequence[str]) -> AsyncIterator[Arrivals]:
+async def arrivals(gateway: LiveGateway) -> AsyncIterator[Arrivals]:
     """Watches from now on."""
-    found = Arrivals(frozenset(wanted))
-    kinds = (AGENT, *(kind for kind in OWNED if kind.kind in found.wanted))
-    informers = [Informer(gateway, found.cache, kind, None, found.note) for kind in kinds]
-    await asyncio.gather(*(informer.list() for informer in informers))
-    tasks = [asyncio.create_task(informer.run()) for informer in informers]
+    found = Arrivals()
+    informer = Informer(gateway, found.cache, AGENT, None, found.note)
+    await informer.list()
+    task = asyncio.create_task(informer.run())
     try:
         yield found
     finally:
-        for task in tasks:
-            task.cancel()
+        task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks)
+            await task

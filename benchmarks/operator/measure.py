@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.operator.arrivals import arrivals
 from benchmarks.operator.changes import changes
 from benchmarks.operator.cluster import control_plane, kubectl
-from benchmarks.operator.objects import Template, agent, kinds, template
+from benchmarks.operator.objects import Template, agent, template
 from benchmarks.operator.process import OperatorProcess, Reading, running_operator
 from evolving_operator.cluster.connection import Connection
 from evolving_operator.cluster.live import LiveGateway
@@ -102,16 +102,17 @@ class Bench:
             yield process
 
     async def converge(self, operator: OperatorProcess) -> dict[str, Any]:
-        """From the first agent's creation until all are ready and all their objects exist."""
+        """From the first agent's creation until all are ready; all their objects exist by then."""
         await _until(operator, lambda reading: reading.is_leading)
         before = await operator.now()
-        async with arrivals(self.gateway, kinds(self.template.objects("a", "b", "c"))) as arrived:
+        async with arrivals(self.gateway) as arrived:
             started = time.monotonic()
             await _each(self.keys(), lambda key: self.gateway.create(agent(*key)))
             created = time.monotonic()
             async with asyncio.timeout(_DEADLINE_SECONDS):
                 await arrived.until(self.agents)
             ended = time.monotonic()
+        await self._expect_objects()
         after = await _until_quiet(operator)
         return {
             "seconds": round(ended - started, 2),
@@ -122,6 +123,17 @@ class Bench:
             "writes_per_agent": round((after.writes - before.writes) / self.agents, 2),
             "rss_peak_bytes": after.rss_peak,
         }
+
+    async def _expect_objects(self) -> None:
+        """Raises RuntimeError where one of the agents lacks a child."""
+        for kind in self.template.kinds():
+            page = await self.gateway.page(kind, None, "")
+            owners = {record.agent for record in page.records}
+            while page.next:
+                page = await self.gateway.page(kind, None, page.next)
+                owners |= {record.agent for record in page.records}
+            if missing := set(self.keys()) - owners:
+                raise RuntimeError(f"ready without a {kind.kind}: {sorted(missing)[:5]}")
 
     async def idle(self, operator: OperatorProcess) -> dict[str, Any]:
         before = await operator.now()

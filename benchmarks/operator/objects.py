@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evolving_operator.api import names
-from evolving_operator.cluster.kinds import OWNED
+from evolving_operator.cluster.kinds import OWNED, Kind
 from evolving_operator.testing.simulation import Simulation
 
 Raw = dict[str, Any]
@@ -44,6 +43,10 @@ class Template:
         filled: list[Raw] = json.loads(text.replace(self.agent, agent))
         return filled
 
+    def kinds(self) -> list[Kind]:
+        made = {raw["kind"] for raw in json.loads(self.text)}
+        return [kind for kind in OWNED if kind.kind in made]
+
 
 async def template() -> Template:
     """What the operator itself makes of an agent on a cluster in memory: its children and its revision."""
@@ -55,10 +58,6 @@ async def template() -> Template:
         raise RuntimeError("the simulated agent is gone")
     made = [_as_applied(raw) for kind in OWNED for raw in simulation.cluster.all(kind.kind)]
     return Template(json.dumps(made), simulation.agent, "default", owner["metadata"]["uid"])
-
-
-def kinds(objects: Sequence[Raw]) -> list[str]:
-    return sorted({raw["kind"] for raw in objects})
 
 
 def _as_applied(raw: Raw) -> Raw:

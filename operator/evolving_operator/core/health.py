@@ -244,8 +244,8 @@ def _stuck_rollout(situation: Situation) -> Finding | None:
 _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _invalid_schedule,
     _missing_instructions,
+    _refused_write,  # keeps the rest of the spec from its children: before what only keeps a pin from it
     _unknown_pin,
-    _refused_write,
     _contested,
     _missing_secret,
     _gave_up,

@@ -40,3 +40,16 @@ async def test_a_refusal_that_is_over_wakes_nobody_up(world: Simulation, spec: S
     delay = await world.settle()
 
     assert delay is None or delay > 0
+
+
+async def test_a_refusal_is_told_before_a_pin_that_leads_nowhere(world: Simulation, spec: Spec) -> None:
+    """It keeps all that the spec asks for from the pods, and nothing else would show it."""
+    await world.serve(spec)
+    world.cluster.faults.append(Fault(at=0, error=Invalid("no"), kind="Deployment"))
+    world.apply_agent(
+        spec | {"agent": {**spec["agent"], "image": "not an image"}, "rollout": {"pin": "support-12345678"}}
+    )
+    await world.settle()
+
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert "Deployment" in world.condition("Degraded").message

@@ -79,6 +79,10 @@ class Supervisor:
         self.environment = {
             "PATH": f"{instructions['binaries']}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
+            # With Go's default, collecting garbage takes a third of the time in which thousands of objects
+            # are made. This takes memory instead, within a bound.
+            "GOGC": "300",
+            "GOMEMLIMIT": "8GiB",
         }
 
     def reap(self) -> None:

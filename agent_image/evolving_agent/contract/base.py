@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -30,6 +30,10 @@ class Document(BaseModel):
         extra="ignore",
         frozen=True,
     )
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Itself: pydantic would copy a default value for each object that leaves the field out."""
+        return self
 
     def to_wire(self) -> dict[str, Any]:
         """JSON-ready form: camelCase keys, absent optional fields left out."""

@@ -30,17 +30,17 @@ _CREATED_ONCE = frozenset({"Job", names.REVISION_KIND})  # by a step: not among 
 
 def config_file(situation: Situation) -> AgentConfigFile | None:
     """`agent_config.json`: active, previous and candidate, and what pods that still run are stamped with."""
-    status = situation.status
-    if status.active is None:
+    status, active, stamp = situation.status, situation.active_config, situation.active_hash
+    if status.active is None or active is None or stamp is None:
         return None
-    refs = [ref for ref in (status.active, status.previous, status.candidate) if ref is not None]
-    configs = _configs_in_use(situation)
-    configs |= {config.hash: config for config in map(situation.config_of, refs)}
+    others = [ref for ref in (status.previous, status.candidate) if ref is not None]
+    configs = _configs_in_use(situation) | {stamp: active}
+    configs |= {config.hash: config for config in map(situation.config_of, others)}
     return AgentConfigFile(
         agent=situation.agent,
         model=status.active.model_id,
         previous_model=status.previous.model_id if status.previous else None,
-        active=situation.active_hash,
+        active=stamp,
         previous=situation.config_of(status.previous).hash if status.previous else None,
         rolled_out=_rolled_out(situation),
         configs=dict(sorted(configs.items())),  # equal values are equal texts

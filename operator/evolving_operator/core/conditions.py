@@ -41,17 +41,23 @@ def merged(
     """
     known = {condition.type: condition for condition in before}
     return tuple(
-        Condition(
-            type=kind,
-            status=finding.status,
-            reason=finding.reason,
-            message=finding.message[:_MAX_MESSAGE],
-            last_transition_time=known[kind].last_transition_time
-            if kind in known and known[kind].status is finding.status
-            else now,
-            observed_generation=generation,
-        )
-        for kind, finding in findings.items()
+        _condition(known.get(kind), kind, finding, generation, now) for kind, finding in findings.items()
+    )
+
+
+def _condition(known: Condition | None, kind: str, finding: Finding, generation: int, now: str) -> Condition:
+    message = finding.message[:_MAX_MESSAGE]
+    stays = known is not None and known.status is finding.status
+    told = (finding.reason, message, generation)
+    if known is not None and stays and told == (known.reason, known.message, known.observed_generation):
+        return known
+    return Condition(
+        type=kind,
+        status=finding.status,
+        reason=finding.reason,
+        message=message,
+        last_transition_time=known.last_transition_time if known is not None and stays else now,
+        observed_generation=generation,
     )
 
 

@@ -130,9 +130,9 @@ def _refused_write(situation: Situation) -> Finding | None:
 def _oversized(situation: Situation) -> Finding | None:
     """A ConfigMap that is too large for the API server is told in terms of what its user can shorten."""
     agent = situation.spec.agent
-    if situation.status.active is None:
+    if situation.active_config is None:
         return None
-    size = len(canonical_json(situation.config_of(situation.status.active).to_wire()).encode())
+    size = len(canonical_json(situation.active_config.to_wire()).encode())
     refs = (situation.status.active, situation.status.previous, situation.status.candidate)
     copies = len([ref for ref in refs if ref is not None])
     parts = {"spec.agent.instructions": len((agent.instructions or "").encode())}

@@ -50,7 +50,7 @@ class Situation:
     def agent(self) -> str:
         return self.observed.agent.name
 
-    @property
+    @cached_property
     def timestamp(self) -> str:
         return rfc3339(self.now)
 
@@ -59,7 +59,7 @@ class Situation:
         agent = self.observed.agent
         return BuildContext(agent.name, agent.namespace, agent.uid, self.spec, self.observed.images)
 
-    @property
+    @cached_property
     def base_revision(self) -> str:
         """Name of the revision of the base model that the spec names now."""
         return names.revision(self.agent, self.spec.model.base, "", "Base", "")
@@ -71,9 +71,13 @@ class Situation:
         return render_agent_config(self.context, ref.revision, ref.model_id)
 
     @cached_property
+    def active_config(self) -> AgentConfig | None:
+        return None if self.status.active is None else self.config_of(self.status.active)
+
+    @cached_property
     def active_hash(self) -> str | None:
         """The stamp that the serving pods are to carry."""
-        return None if self.status.active is None else self.config_of(self.status.active).hash
+        return None if self.active_config is None else self.active_config.hash
 
     @property
     def rollout_under_way(self) -> bool:

@@ -113,8 +113,9 @@ class Reconciler:
         what was done may allow the next step; None where nothing is known to be due. Raises ClusterError.
         """
         now = self._clock()
-        await self._instructions.read(key, self._cache.agent(key), now)
-        observed = self.observe(key, now)
+        agent = self._cache.agent(key)
+        await self._instructions.read(key, agent, now)
+        observed = None if agent is None else self._observe(key, agent, now)
         if observed is None:
             self._corrected.pop(key, None)
             self._applied_at.pop(key, None)
@@ -176,11 +177,8 @@ class Reconciler:
         if corrected:
             self._corrected[key] = corrected
 
-    def observe(self, key: AgentKey, now: datetime) -> Observed | None:
-        """Everything that is known about the agent; None where there is no such agent."""
-        agent = self._cache.agent(key)
-        if agent is None:
-            return None
+    def _observe(self, key: AgentKey, agent: Raw, now: datetime) -> Observed:
+        """Everything that is known about the agent."""
         corrections = tuple(
             replace(corrected.correction, is_due=corrected.retry_at <= now)
             for corrected in self._corrected.get(key, {}).values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,6 +52,25 @@ async def test_whatever_is_read_of_an_object_is_read_of_its_record(world: Simula
                 assert readers[kind.kind](Record.of(raw).raw()) == readers[kind.kind](raw)
                 seen.add(kind.kind)
     assert seen == readers.keys()
+
+
+def test_long_objects_come_back_as_they_were_however_they_differ() -> None:
+    """Each is compressed with the first of its kind; some are alike, some are nothing like it."""
+    chance = random.Random(7)
+    texts = ["You route requests. " * 200 + str(number) for number in range(3)]
+    texts += ["".join(chr(chance.randrange(32, 0x2FFF)) for _ in range(size)) for size in (3000, 50_000)]
+    records = [Record.of(agent_with(text)) for text in texts]
+    assert [record.raw()["spec"]["agent"]["instructions"] for record in records] == texts
+    assert len(records[1].text) < len(texts[1]) / 10
+
+
+def agent_with(instructions: str) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.AGENT_KIND,
+        "metadata": {"name": "support", "namespace": "default", "uid": "u-8", "resourceVersion": "8"},
+        "spec": {"agent": {"instructions": instructions}},
+    }
 
 
 def service(**metadata: Any) -> dict[str, Any]:

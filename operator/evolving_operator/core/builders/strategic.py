@@ -31,6 +31,8 @@ def merge_pod_template(built: Manifest, added: PodTemplate) -> Manifest:
     was added under its name. Further containers run beside the agent only: a sidecar that never ends
     would keep a Job from ending.
     """
+    if not (added.spec or added.metadata.labels or added.metadata.annotations):
+        return built
     own = built["spec"]["containers"][0]
     addition = dict(added.spec)
     addition["containers"] = [

@@ -34,6 +34,8 @@ AGENTS_PER_NAMESPACE = 100
 LEASE_NAMESPACE = "default"
 
 _POLL_SECONDS = 0.1
+# Each look costs the operator milliseconds of the very time that is measured.
+_SELDOM_SECONDS = 0.25
 _QUIET_SECONDS = 5
 _QUIET_SHARE = 0.1  # of one core
 _DEADLINE_SECONDS = 1800
@@ -285,7 +287,7 @@ async def _until(operator: OperatorProcess, is_reached: Callable[[Reading], bool
             reading = await operator.read()
             if reading is not None and is_reached(reading):
                 return reading
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(_SELDOM_SECONDS)
 
 
 async def _until_quiet(operator: OperatorProcess) -> Reading:

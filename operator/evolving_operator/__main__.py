@@ -8,7 +8,6 @@ import logging
 import sys
 from pathlib import Path
 
-from evolving_operator.api.crd import write_crds
 from evolving_operator.cluster.connection import ConnectionSettingsError
 from evolving_operator.settings import Settings, SettingsError
 from evolving_operator.shell import logs
@@ -27,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     crds.add_argument("directory", nargs="+", type=Path, help="written to each")
     options = parser.parse_args(arguments)
     if options.verb == "crds":
+        # Here, since the schemas of all kinds are made with it: a tenth of a second of each start.
+        from evolving_operator.api.crd import write_crds  # noqa: PLC0415
+
         for directory in options.directory:
             write_crds(directory)
         return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
@@ -19,7 +19,7 @@ class Cache:
     """The newest version of every object wins, whether a watch, a list or an own write brought it."""
 
     def __init__(self) -> None:
-        self._records: dict[ObjectKey, Record] = {}
+        self._by_kind: defaultdict[str, dict[ObjectKey, Record]] = defaultdict(dict)
         self._by_agent: dict[AgentKey, dict[ObjectKey, Record]] = {}
         # A watch may still tell of an object after its end was seen: nothing of its UID up to this version
         # is let in again. (Later ones are: an agent that left the label selector may come back.)
@@ -33,14 +33,15 @@ class Cache:
         """`put`, of an object that is parsed already."""
         if record.version <= self._tombstones.get(record.uid, -1):
             return None
-        known = self._records.get(record.key)
+        records = self._by_kind[record.key[0]]
+        known = records.get(record.key)
         if known is not None and record.version <= known.version:
             return None
         if known is not None and known.agent != record.agent:
             self._drop(known)
         if record.agent is None:
             return None
-        self._records[record.key] = record
+        records[record.key] = record
         self._by_agent.setdefault(record.agent, {})[record.key] = record
         return record.agent
 
@@ -51,14 +52,14 @@ class Cache:
     def take_out(self, record: Record) -> AgentKey | None:
         """`remove`, of an object that is parsed already; its version is that of its end."""
         self._bury(record.uid, record.version)
-        known = self._records.get(record.key)
+        known = self._by_kind[record.key[0]].get(record.key)
         if known is not None and known.uid == record.uid and known.version <= record.version:
             self._drop(known)
         return record.agent
 
     def forget(self, kind: str, namespace: str, name: str) -> None:
         """The object of this name is known to be gone."""
-        known = self._records.get((kind, namespace, name))
+        known = self._by_kind[kind].get((kind, namespace, name))
         if known is not None:
             self._bury(known.uid, _FOR_EVER)
             self._drop(known)
@@ -84,11 +85,8 @@ class Cache:
         """
         gone = [
             record
-            for key, record in self._records.items()
-            if key[0] == kind.kind
-            and namespace in (None, key[1])
-            and key not in listed
-            and record.version <= int(version)
+            for key, record in self._by_kind[kind.kind].items()
+            if key not in listed and namespace in (None, key[1]) and record.version <= int(version)
         ]
         for record in gone:
             self._bury(record.uid, int(version))
@@ -97,13 +95,13 @@ class Cache:
 
     def agents(self) -> Iterator[Raw]:
         """As they are now; another thread may take its time with them."""
-        return (record.raw() for record in list(self._records.values()) if record.key[0] == AGENT.kind)
+        return (record.raw() for record in list(self._by_kind[AGENT.kind].values()))
 
     def agent_keys(self) -> list[AgentKey]:
-        return [key[1:] for key in self._records if key[0] == AGENT.kind]
+        return [key[1:] for key in self._by_kind[AGENT.kind]]
 
     def agent(self, key: AgentKey) -> Raw | None:
-        record = self._records.get((AGENT.kind, *key))
+        record = self._by_kind[AGENT.kind].get((AGENT.kind, *key))
         return None if record is None else record.raw()
 
     def owned(self, key: AgentKey) -> list[Raw]:
@@ -112,7 +110,7 @@ class Cache:
         return [record.raw() for record in records if record.key[0] != AGENT.kind]
 
     def _drop(self, known: Record) -> None:
-        del self._records[known.key]
+        del self._by_kind[known.key[0]][known.key]
         if known.agent is not None and known.agent in self._by_agent:
             self._by_agent[known.agent].pop(known.key, None)
             if not self._by_agent[known.agent]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
-from evolving_agent.contract.base import digest
 from evolving_agent.contract.config import AgentConfig
 from evolving_operator.api import names
 from evolving_operator.api.models import (
@@ -15,7 +14,7 @@ from evolving_operator.api.models import (
     RevisionRef,
     RolloutStep,
 )
-from evolving_operator.core.builders.base import Manifest
+from evolving_operator.core.builders.base import Manifest, manifest_digest
 from evolving_operator.core.builders.context import BuildContext
 from evolving_operator.core.builders.deployment import build_deployment
 from evolving_operator.core.clock import Timers, rfc3339
@@ -103,7 +102,7 @@ class Situation:
     def template_hash(self) -> str | None:
         """Of the pod template that the serving pods are to have."""
         wanted = self.wanted_deployment
-        return None if wanted is None else digest(wanted["spec"]["template"])
+        return None if wanted is None else manifest_digest(wanted["spec"]["template"])
 
     def after(self, status: EvolvingAgentStatus) -> Situation:
         """The same, as it will be once this status is written."""

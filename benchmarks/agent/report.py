@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.agent.load import Samples
+from benchmarks.tables import goal, goal_rows, row
 
 TIMES = ("p50_ms", "p99_ms", "first_piece_p50_ms", "first_piece_p99_ms")
 COLUMNS = (
@@ -60,28 +61,26 @@ def goals(loads: list[dict[str, Any]], memory_mib: float, endurance: dict[str, A
         ("peak memory, MiB", 250, memory_mib),
         (f"errors in {endurance['requests']} requests", 0, endurance["errors"]),
     ]
-    return [
-        {"goal": name, "at_most": limit, "measured": measured, "met": measured <= limit}
-        for name, limit, measured in rows
-    ]
+    return [goal(*fields) for fields in rows]
 
 
 def table(results: dict[str, Any]) -> str:
     """Markdown: the goals; then per load the bare run, the agent with what it adds, and LiteLLM's proxy."""
-    lines = [_line("goal", "at most", "measured", "met"), _line("---", "---:", "---:", "---")]
-    for goal in results["goals"]:
-        met = "yes" if goal["met"] else "**no**"
-        lines.append(_line(goal["goal"], goal["at_most"], goal["measured"], met))
-    lines += ["", _line(*COLUMNS), _line(*("---:" if "ms" in name else "---" for name in COLUMNS))]
+    lines = [
+        *goal_rows(results["goals"]),
+        "",
+        row(*COLUMNS),
+        row(*("---:" if "ms" in name else "---" for name in COLUMNS)),
+    ]
     for load in results["loads"]:
         bare, agent, litellm = load["bare"], load["agent"], load["litellm"]
         kind = "streamed" if load["streamed"] else "whole"
         lines += [
-            _line(kind, load["concurrency"], load["model_ms"], "bare SDK run", *_numbers(bare)),
-            _line("", "", "", "agent", *_numbers(agent)),
-            _line("", "", "", "*added*", *_added(bare, agent)),
-            _line("", "", "", "LiteLLM proxy", *_numbers(litellm)),
-            _line("", "", "", "*added*", *_added(bare, litellm)),
+            row(kind, load["concurrency"], load["model_ms"], "bare SDK run", *_numbers(bare)),
+            row("", "", "", "agent", *_numbers(agent)),
+            row("", "", "", "*added*", *_added(bare, agent)),
+            row("", "", "", "LiteLLM proxy", *_numbers(litellm)),
+            row("", "", "", "*added*", *_added(bare, litellm)),
         ]
     memory, machine_load = results["peak_memory_mib"], results["load_average"]
     endurance = results["endurance"]
@@ -96,10 +95,6 @@ def table(results: dict[str, Any]) -> str:
         f"Load average of the machine: {machine_load['before']} before, {machine_load['after']} after.",
     ]
     return "\n".join(lines)
-
-
-def _line(*fields: object) -> str:
-    return f"| {' | '.join(map(str, fields))} |"
 
 
 def _numbers(measured: dict[str, Any]) -> list[str]:

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.tables import Goal, goal, goal_rows, row
+
+# Of any number of agents up to the given one: seconds until all are ready, MiB at the peak.
+_LIMITS = ((1000, 60, 150), (10_000, 600, 250))
+
+
+def goals(size: dict[str, Any]) -> list[Goal]:
+    """What the operator is to cost at most with that many agents, and what it did."""
+    seconds, mib = next(limits for agents, *limits in _LIMITS if size["agents"] <= agents)
+    idle, restart, takeover = size["idle"], size["restart"], size["takeover"]
+    peak = max(size["converge"]["rss_peak_bytes"], restart["rss_peak_bytes"])
+    return [
+        goal("all agents ready, s", seconds, size["converge"]["seconds"]),
+        goal("operator / bare client, time", 1.5, size["ratio"]),
+        goal("peak memory, MiB", mib, round(peak / (1 << 20))),
+        goal("idle: writes", 0, idle["writes"]),
+        goal("idle: CPU, %", 1, idle["cpu_percent"]),
+        goal("restart: writes", 0, restart["writes"]),
+        goal("restart: every agent decided upon, s", 10, restart["seconds"]),
+        goal("edit → ConfigMap, p99, ms", 100, size["edit"]["p99_ms"]),
+        goal("takeover after SIGKILL of the leader, s", 20, takeover["SIGKILL"]),
+        goal("takeover after SIGTERM, s", 3, takeover["SIGTERM"]),
+    ]
+
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: one row for each number, one column for each number of agents."""
+    """Markdown: the goals; then one row for each number, one column for each number of agents."""
+    lines: list[str] = []
+    for size in results["sizes"]:
+        lines += [f"With {size['agents']} agents:", "", *goal_rows(goals(size)), ""]
     columns = [_column(size) for size in results["sizes"]]
-    sizes = " | ".join(f"{size['agents']} agents" for size in results["sizes"])
-    lines = [
-        f"| at 0 replicas, 100 in a namespace, {results['workers']} workers | {sizes} |",
-        f"| --- |{' ---: |' * len(columns)}",
+    sizes = [f"{size['agents']} agents" for size in results["sizes"]]
+    lines += [
+        row(f"at 0 replicas, 100 in a namespace, {results['workers']} workers", *sizes),
+        row("---", *("---:" for _ in columns)),
     ]
-    lines += [f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0]]
+    lines += [row(name, *(column[name] for column in columns)) for name in columns[0]]
     loads = "; ".join(
         f"{size['load_average']['before']} before, {size['load_average']['after']} after"
         for size in results["sizes"]

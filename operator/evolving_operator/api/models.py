@@ -672,6 +672,15 @@ class AgentRevisionStatus(Document):
     result: VerdictResult | None = Field(default=None, description="The verdict over all suites.")
     delta_bps: int | None = Field(default=None, description="Gain over the incumbent, of the weakest suite.")
     attempt: int | None = Field(default=None, description="Which evaluation the verdict is of.")
+    incumbent: str | None = Field(
+        default=None,
+        description="The revision that the verdict compares it with: where another one is served, it is "
+        "evaluated anew.",
+    )
+    asked: str | None = Field(
+        default=None,
+        description="Digest of the suites that the verdict is about: with others, it is evaluated anew.",
+    )
     verdicts: tuple[SuiteVerdict, ...] = Field(
         default=(),
         description="The verdict of each suite.",

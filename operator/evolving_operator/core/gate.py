@@ -61,6 +61,34 @@ def judge(evaluation: Evaluation, report: EvaluationReport) -> Verdict:
     )
 
 
+def judge_again(evaluation: Evaluation, recorded: tuple[SuiteVerdict, ...]) -> Verdict | None:
+    """The verdict on numbers that were measured before; None where it is the recorded one.
+
+    Thresholds decide about numbers, so other thresholds need no other numbers.
+    """
+    known = {verdict.suite: verdict for verdict in recorded}
+    if set(known) != {suite.name for suite in evaluation.effective_suites}:
+        return None
+    suites = tuple(_judge_again(suite, known[suite.name]) for suite in evaluation.effective_suites)
+    return None if suites == recorded else Verdict(suites)
+
+
+def _judge_again(suite: Suite, recorded: SuiteVerdict) -> SuiteVerdict:
+    if recorded.result is VerdictResult.ERROR or recorded.lower_bps is None or recorded.delta_bps is None:
+        return recorded
+    return _judge_suite(
+        suite,
+        SuiteResult(
+            suite=suite.name,
+            samples=recorded.samples,
+            baseline_bps=recorded.baseline,
+            candidate_bps=recorded.candidate,
+            delta_bps=recorded.delta_bps,
+            lower_bps=recorded.lower_bps,
+        ),
+    )
+
+
 def unmeasured(evaluation: Evaluation, reason: str, message: str) -> Verdict:
     """The verdict where the evaluation itself failed."""
     return Verdict(

@@ -15,11 +15,12 @@ from evolving_operator.api.models import (
     RolloutStep,
     VerdictResult,
 )
+from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.conditions import Finding, false, merged, true, unknown
 from evolving_operator.core.gate import weakest
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Create, Delete, ObjectRef, WriteStatus
-from evolving_operator.core.proof import evaluation, job_name, verdict_to_record
+from evolving_operator.core.proof import evaluation, job_name, recorded_verdict, verdict_to_record
 from evolving_operator.core.rollout import base_revision_manifest, is_outdated
 from evolving_operator.core.runs import why_superseded
 from evolving_operator.core.situation import Situation
@@ -69,6 +70,12 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
                 "result": verdict.result,
                 "delta_bps": verdict.weakest.delta_bps,
                 "attempt": current.attempt,
+            }
+        if verdict is not None and recorded_verdict(situation) is None:
+            active = situation.status.active
+            update |= {
+                "asked": comparison_digest(situation.context),
+                "incumbent": active.revision if active is not None else None,
             }
     if _place(situation, revision) in (RevisionState.CANDIDATE, RevisionState.ACTIVE):
         update["decided_generation"] = revision.generation

@@ -16,9 +16,9 @@ from evolving_operator.api.models import (
     VerdictStatus,
 )
 from evolving_operator.core.builders.base import Manifest
-from evolving_operator.core.builders.job import build_evaluation_job, suites_digest
+from evolving_operator.core.builders.job import build_evaluation_job, comparison_digest
 from evolving_operator.core.clock import after, parse_time, rfc3339
-from evolving_operator.core.gate import Verdict, judge, nothing_to_measure, unmeasured, weakest
+from evolving_operator.core.gate import Verdict, judge, judge_again, nothing_to_measure, unmeasured, weakest
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.runs import ending, has_ended
 from evolving_operator.core.situation import Situation
@@ -77,15 +77,17 @@ def recorded_verdict(situation: Situation) -> ObservedRevision | None:
 
 
 def verdict_to_record(situation: Situation) -> Verdict | None:
-    """The verdict that is due but not yet in the candidate's status."""
-    current = evaluation(situation)
-    if current is None or recorded_verdict(situation) is not None:
+    """The verdict that is due but not in the candidate's status: a new one, or by what is asked for now."""
+    current, policy = evaluation(situation), situation.spec.evaluation
+    if current is None:
         return None
-    policy = situation.spec.evaluation
+    recorded = recorded_verdict(situation)
+    if recorded is not None:
+        return judge_again(policy, recorded.status.verdicts) if _still_counts(situation, recorded) else None
     if not is_measurable(situation, current.dataset_version):
         return nothing_to_measure(policy)
     job = evaluation_job_of(situation)
-    if job is None or not has_ended(situation, job):
+    if job is None or not has_ended(situation, job) or not _asks_what_is_asked(situation, job):
         return None
     if isinstance(job.report, EvaluationReport):
         return judge(policy, job.report)
@@ -170,11 +172,31 @@ def _with_a_newer_dataset(situation: Situation, current: EvaluationStatus) -> Ev
 
 
 def _with_changed_settings(situation: Situation, current: EvaluationStatus) -> EvaluationStatus | None:
-    """A running comparison of configurations that nobody is going to serve any more, or by other suites."""
-    job, status = evaluation_job_of(situation), situation.status
-    if job is None or job.finished is not None or status.active is None or status.candidate is None:
-        return None
-    suites = suites_digest(situation.context)
+    """A comparison of configurations that nobody is going to serve any more, or by other suites.
+
+    A verdict that there is already outlives an edit of the instructions, but neither other suites nor
+    another incumbent.
+    """
+    recorded = recorded_verdict(situation)
+    if recorded is not None:
+        return None if _still_counts(situation, recorded) else next_attempt(current)
+    job = evaluation_job_of(situation)
+    return None if job is None or _asks_what_is_asked(situation, job) else next_attempt(current)
+
+
+def _asks_what_is_asked(situation: Situation, job: ObservedJob) -> bool:
+    """Whether the evaluation compares what is to be compared, by the suites of the spec."""
+    candidate, active = situation.status.candidate, situation.status.active
+    if candidate is None or active is None:
+        return True
+    suites = comparison_digest(situation.context)
     compared = (job.candidate_hash, job.incumbent_hash, job.suites or suites)
-    wanted = (situation.config_of(status.candidate).hash, situation.config_of(status.active).hash, suites)
-    return None if compared == wanted else next_attempt(current)
+    return compared == (situation.config_of(candidate).hash, situation.config_of(active).hash, suites)
+
+
+def _still_counts(situation: Situation, revision: ObservedRevision) -> bool:
+    """Whether the verdict in a candidate's status is about what is served now, by the suites of the spec."""
+    active, status = situation.status.active, revision.status
+    return status.asked in (None, comparison_digest(situation.context)) and (
+        active is None or status.incumbent in (None, active.revision)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evolving_agent.contract import env
 from evolving_agent.contract.base import digest
-from evolving_agent.contract.learning import BackendType, LoRABackend, Training
+from evolving_agent.contract.learning import BackendType, LoRABackend, Suite, Training
 from evolving_operator.api import names
 from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
 from evolving_operator.core.builders.context import BuildContext
@@ -104,7 +104,7 @@ def build_evaluation_job(
         names.COMPONENT_EVALUATE,
         _job_spec(context, names.COMPONENT_EVALUATE, container, _EVALUATION_SECONDS, revision=revision),
         revision=revision,
-        annotations={names.ANNOTATION_SUITES: suites_digest(context)},
+        annotations={names.ANNOTATION_SUITES: comparison_digest(context)},
     )
 
 
@@ -139,6 +139,19 @@ def suites_digest(context: BuildContext) -> str:
         for suite in context.spec.evaluation.effective_suites
     ]
     return digest(asked)
+
+
+def comparison_digest(context: BuildContext) -> str:
+    """Of which cases are asked, and how sure of a difference one wants to be: the Job reckons the bound.
+
+    The usual confidence adds nothing, so that a Job which an older operator made is known to ask the same.
+    """
+    usual = Suite(name="usual").confidence_percent
+    suites = context.spec.evaluation.effective_suites
+    confidences = {suite.name: suite.confidence_percent for suite in suites}
+    if set(confidences.values()) == {usual}:
+        return suites_digest(context)
+    return digest([suites_digest(context), confidences])
 
 
 def _suites_env(dataset_version: str | None) -> list[Manifest]:

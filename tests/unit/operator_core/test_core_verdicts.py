@@ -1,0 +1,154 @@
+"""A verdict is about what is served, by the suites of the spec: what is asked for later is what counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evolving_operator.api import names
+from evolving_operator.api.models import RevisionState, RolloutStep, VerdictResult
+from evolving_operator.testing.simulation import Simulation, evaluation_report
+
+Spec = dict[str, Any]
+BASE = names.revision("support", "smollm2", "", "Base", "")
+SUITE = {"name": "holdout", "configMapRef": {"name": "cases", "key": "cases.jsonl"}}
+MANUAL = {"approval": "Manual"}
+
+
+def suites(**changes: Any) -> Spec:
+    """Of an evaluation with one suite."""
+    return {"evaluation": {"suites": [SUITE | changes]}}
+
+
+async def apply(world: Simulation, spec: Spec) -> None:
+    world.apply_agent(spec)
+    await world.settle()
+
+
+def evaluations(world: Simulation) -> list[str]:
+    return world.jobs(names.COMPONENT_EVALUATE)
+
+
+def active(world: Simulation) -> str:
+    assert world.status.active is not None
+    return world.status.active.revision
+
+
+async def test_where_nothing_could_be_measured_a_suite_that_is_added_is_asked(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    other = spec | {"model": {"base": "qwen3"}}
+    await apply(world, other)
+    assert world.condition("Promoted").reason == "Held"
+    assert evaluations(world) == []
+
+    await apply(world, other | suites())
+
+    candidate = names.revision("support", "qwen3", "", "Base", "")
+    assert evaluations(world) == [names.evaluate_job(candidate, "1")]
+    await world.evaluate(candidate, lower=2000)
+    assert active(world) == candidate
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"confidencePercent": 99},  # the Job reckons the bound with what it read at its start
+        {"configMapRef": {"name": "cases", "key": "harder.jsonl"}},
+        {"name": "other"},
+    ],
+    ids=["confidence", "cases", "name"],
+)
+@pytest.mark.parametrize("ends", ["later", "at once"])
+async def test_an_evaluation_by_other_suites_does_not_count(
+    world: Simulation, spec: Spec, changed: Spec, ends: str
+) -> None:
+    await world.serve(spec | suites())
+    revision = await world.train()
+    [job] = evaluations(world)
+
+    if ends == "at once":  # the operator sees the edit and the end of the Job in one look
+        world.node.finish_job(job, evaluation_report(revision, lower=2000))
+    await apply(world, spec | suites(**changed))
+
+    assert world.revision_status(revision).result is None
+    assert active(world) == BASE
+    assert evaluations(world) == [names.evaluate_job(revision, "1")]
+    assert [world.is_finished(name) for name in evaluations(world)] == [False]
+
+
+async def test_thresholds_are_no_reason_to_measure_again(world: Simulation, spec: Spec) -> None:
+    """A candidate that is held for too few samples passes as soon as so few are enough."""
+    await world.serve(spec | suites())
+    revision = await world.train()
+    await world.evaluate(revision, lower=2000, samples=20)
+    assert world.revision_status(revision).verdicts[0].reason == "TooFewSamples"
+    jobs = evaluations(world)
+
+    await apply(world, spec | suites(minSamples=20))
+
+    assert world.revision_status(revision).result is VerdictResult.PASSED
+    assert active(world) == revision
+    assert evaluations(world) == jobs
+
+
+async def test_what_passed_fails_by_stricter_thresholds(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec | suites() | {"rollout": MANUAL})
+    revision = await world.train()
+    await world.evaluate(revision, lower=2000, delta=2500)
+    assert world.condition("Promoted").reason == "AwaitsApproval"
+
+    await apply(world, spec | suites(minDeltaBps=3000) | {"rollout": MANUAL})
+    await apply(world, spec | suites(minDeltaBps=3000))
+
+    assert world.revision_status(revision).state is RevisionState.REJECTED
+    assert world.revision_status(revision).verdicts[0].reason == "NotBetter"
+    assert active(world) == BASE
+
+
+async def test_a_candidate_on_trial_is_to_pass_the_suite_that_was_added(
+    world: Simulation, spec: Spec
+) -> None:
+    canary = {"rollout": {"canary": {"steps": [{"percent": 10, "pauseSeconds": 600}]}}}
+    await world.serve(spec | suites() | canary)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2000)
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.CANARY
+
+    second = {"name": "safety", "configMapRef": {"name": "cases", "key": "safety.jsonl"}}
+    await apply(world, spec | canary | {"evaluation": {"suites": [SUITE, second]}})
+    world.pass_time(3600)
+    await world.settle()
+
+    assert world.status.rollout is None
+    assert active(world) == BASE
+    assert world.condition("Promoted").reason == "AwaitsVerdict"
+    assert evaluations(world) == [names.evaluate_job(revision, "1")]
+
+
+async def test_who_beat_one_revision_has_not_beaten_another(world: Simulation, spec: Spec) -> None:
+    # given a candidate that is better than the base model, to which a person had returned
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    await apply(world, spec | {"rollout": {"pin": BASE}})
+    world.node.roll_out("support")
+    await world.settle()
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2000)
+    assert world.revision_status(second).incumbent == BASE
+
+    # when the person thinks again, and lets go
+    await apply(world, spec | {"rollout": {"pin": first}})
+    world.node.roll_out("support")
+    await world.settle()
+    await apply(world, spec)
+
+    # then the candidate is compared with what is served now
+    assert active(world) == first
+    assert evaluations(world) == [names.evaluate_job(second, "1")]
+    await world.evaluate(second, lower=-900, delta=-100)
+    assert active(world) == first
+    assert world.revision_status(second).state is RevisionState.REJECTED

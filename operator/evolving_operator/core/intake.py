@@ -47,7 +47,7 @@ def take_in_curation(situation: Situation) -> Step | None:
         return Step(status.model_copy(update={"curation": _running(RunStatus, job, known)}))
     report = job.report if isinstance(job.report, CurationReport) else None
     end = ending(job, report)
-    noted = status.model_copy(update={"curation": _ended(RunStatus, job, end)})
+    noted = status.model_copy(update={"curation": _ended(RunStatus, job, end, known)})
     if report is None or report.dataset is None or end.state is not RunState.SUCCEEDED:
         return Step(noted, before=tuple(_reported_again(situation, job, end)))
     dataset = DatasetStatus(
@@ -70,7 +70,7 @@ def take_in_training(situation: Situation) -> Step | None:
     end = ending(job, report)
     if report is not None and end.state is RunState.SUCCEEDED:
         end = _useless(situation, report) or end
-    training = _ended(TrainingStatus, job, end)
+    training = _ended(TrainingStatus, job, end, known)
     if report is None:
         noted = status.model_copy(update={"training": training})
         return Step(noted, before=tuple(_reported_again(situation, job, end)))
@@ -155,11 +155,14 @@ def _is_newer(job: ObservedJob, known: RunStatus | None) -> bool:
         return False
     if known is None or known.finished is None:
         return True
+    if known.state is RunState.RUNNING and known.job == job.name:
+        return True  # awaited: whatever the clock says that may have been set back since
     last = parse_time(known.finished)
     if job.finished != last:
         return job.finished > last
-    # Within one second the name tells them apart; a run that is known as running has not been taken in.
-    return job.name == known.job if known.state is RunState.RUNNING else job.name > known.job
+    # Within one second the name tells them apart; where `known` did not end then, that one was taken in.
+    ended_then = known.state is not RunState.RUNNING and known.since == known.finished
+    return ended_then and job.name > known.job
 
 
 def _given_up(situation: Situation, known: _Run) -> _Run | None:
@@ -200,6 +203,10 @@ def _running(kind: type[_Run], job: ObservedJob, known: RunStatus | None) -> _Ru
     )
 
 
-def _ended(kind: type[_Run], job: ObservedJob, end: Ending) -> _Run:
+def _ended(kind: type[_Run], job: ObservedJob, end: Ending, known: RunStatus | None) -> _Run:
+    """`finished` never goes back, though clocks do: what was taken in before would be so once more."""
     at = rfc3339(job.finished or job.created)
-    return kind(job=job.name, state=end.state, reason=end.reason, message=end.message, since=at, finished=at)
+    last = max(at, known.finished or at, key=parse_time) if known is not None else at
+    return kind(
+        job=job.name, state=end.state, reason=end.reason, message=end.message, since=at, finished=last
+    )

@@ -134,3 +134,42 @@ async def test_an_event_that_is_refused_keeps_nothing_from_happening(world: Simu
     world.cluster.writes.clear()
     assert await world.settle() is not None
     assert world.cluster.writes == []
+
+
+async def test_a_clock_that_is_set_back_hides_no_run(world: Simulation, spec: Spec) -> None:
+    """Times come from the control plane, whose clock may have been fast when the last run ended."""
+    await world.serve(spec)
+    await world.curate("d1")
+    await world.train("model-1")
+    world.pass_time(-7200)
+
+    await world.curate("d2")
+    await world.train("model-2", job="support-finetune-2")
+
+    assert world.status.dataset is not None
+    assert world.status.dataset.version == "d2"
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == revision_of("support", "model-2")
+
+    # and what was taken in before is not taken in again, once the clock is where it was
+    world.pass_time(7200)
+    world.restart()
+    await world.settle()
+    assert world.status.dataset.version == "d2"
+    assert world.condition("Trained").message == "model-2 was trained"
+    await world.train("model-3", job="support-finetune-3")
+    assert world.status.candidate.revision == revision_of("support", "model-3")
+
+
+async def test_a_run_that_was_deleted_does_not_bring_an_older_one_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    await world.curate("d1")
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-a-curate")  # sorts before the last one
+    await world.settle()
+
+    world.cluster.remove("Job", "support-a-curate")
+    world.pass_time(60)
+    await world.settle()
+
+    assert world.condition("DatasetReady").reason == "CurationFailed"
+    assert world.events().count("CurationSucceeded") == 1

@@ -88,6 +88,14 @@ def test_a_status_has_no_defaults(model: type[Document]) -> None:
     assert [path for path, field in fields(schema) if "default" in field] == []
 
 
+def test_an_agent_that_no_operator_has_seen_is_not_taken_for_done() -> None:
+    (crd,) = (crd for name, crd in custom_resource_definitions().items() if "evolvingagents.yaml" in name)
+    status = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+
+    assert status["default"] == {"observedGeneration": -1}
+    assert EvolvingAgentStatus.model_validate(status["default"]).active is None
+
+
 def _as_the_api_server_fills_in(value: Any, schema: dict[str, Any]) -> Any:
     if isinstance(value, list) and "items" in schema:
         return [_as_the_api_server_fills_in(item, schema["items"]) for item in value]

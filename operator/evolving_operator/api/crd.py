@@ -230,6 +230,10 @@ def _ready(field: str) -> str:
     return f'.status.conditions[?(@.type=="Ready")].{field}'
 
 
+# Tools that wait for any kind of object take one without a status for done. No generation is -1, so that a
+# new agent is in progress from its first moment, before the operator has seen it.
+_UNSEEN = {"observedGeneration": -1}
+
 _AGE = _column("Age", ".metadata.creationTimestamp", "date")
 
 
@@ -252,7 +256,7 @@ def _agent() -> Schema:
         description="An AI agent that serves, learns from what it did, and goes over to a better model once "
         "that is proven.",
         spec=structural_schema(EvolvingAgentSpec),
-        status=structural_schema(EvolvingAgentStatus, defaults=False),
+        status={"default": _UNSEEN} | structural_schema(EvolvingAgentStatus, defaults=False),
         validations=name_fits,
         subresources={
             "status": {},

@@ -566,9 +566,20 @@ def test_status_is_a_subresource_of_its_own(api: RunningCluster, namespace: str)
     )  # fmt: skip
 
     seen = api.get("-n", namespace, "eva", "support")
-    assert seen["status"] == {"lastRun": "finetune"}
+    assert seen["status"] == {"observedGeneration": -1, "lastRun": "finetune"}
     assert seen["spec"]["suspend"] is False
     assert seen["metadata"]["generation"] == before
+
+
+def test_a_new_agent_is_in_progress_before_an_operator_has_seen_it(
+    api: RunningCluster, namespace: str
+) -> None:
+    """kstatus takes an object without a status for done; helm and flux would not wait for it."""
+    create(api, namespace, agent())
+
+    created = api.get("-n", namespace, "eva", "support")
+    assert created["status"]["observedGeneration"] != created["metadata"]["generation"]
+    assert created["status"] == {"observedGeneration": -1}
 
 
 @pytest.mark.parametrize(

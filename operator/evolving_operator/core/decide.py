@@ -220,11 +220,17 @@ def _reject(observed: Observed, now: datetime) -> Iterator[Action]:
     kept = {
         item.type: Finding(item.status, item.reason, item.message)
         for item in agent.status.conditions
-        if item.type not in ("Degraded", "Stalled", "Reconciling")
+        if item.type not in ("Ready", "Degraded", "Stalled", "Reconciling")
     }
-    invalid = health.invalid_spec(agent.invalid)
-    findings = kept | {"Degraded": invalid, "Stalled": invalid}
-    update = {"observed_generation": agent.generation, "conditions": _conditions(agent, findings, now)}
+    deployment, invalid = observed.deployment, health.invalid_spec(agent.invalid)
+    told = {"Ready": health.ready_unread(deployment, agent.invalid)}
+    findings = told | kept | {"Degraded": invalid, "Stalled": invalid}
+    update = {
+        "observed_generation": agent.generation,
+        "replicas": deployment.replicas if deployment else 0,
+        "ready_replicas": deployment.ready if deployment else 0,
+        "conditions": _conditions(agent, findings, now),
+    }
     status = agent.status.model_copy(update=update)
     if status == agent.status:
         return

@@ -10,7 +10,7 @@ from evolving_agent.contract.report import ServeReport
 from evolving_operator.api.models import ConditionStatus, RolloutStep
 from evolving_operator.core.children import standing_refusals
 from evolving_operator.core.conditions import Finding, false, true
-from evolving_operator.core.observed import InvalidField, ObservedPod
+from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
 from evolving_operator.core.pod_problems import is_told, told_by_pods
 from evolving_operator.core.rollout import why_stuck
 from evolving_operator.core.schedule import schedule_fault
@@ -46,6 +46,17 @@ def ready(situation: Situation) -> Finding:
     if problem is not None:
         return false(problem.reason, f"No serving pod is ready. {problem.message}")
     return false("Starting", f"None of {replicas} serving pods is ready yet.")
+
+
+def ready_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> Finding:
+    """Ready of an agent whose spec cannot be read: its pods serve on, or there never were any."""
+    if deployment is None:
+        return false(fault.reason, f"Nothing is served. {fault.field}: {fault.message}")
+    if deployment.wanted == 0:
+        return true("ScaledToZero", "The serving pods were scaled to none: nothing is to be served.")
+    if deployment.ready > 0:
+        return true("Serving", f"{deployment.ready} of {deployment.wanted} serving pods are ready.")
+    return false(fault.reason, f"No serving pod is ready. {fault.field}: {fault.message}")
 
 
 def degraded(situation: Situation) -> Finding:

@@ -102,6 +102,9 @@ async def test_an_agent_waits_for_its_first_ones(world: Simulation, spec: Spec) 
 
     assert world.condition("Degraded").reason == "InstructionsNotFound"
     assert world.cluster.all("Deployment") == []
+    ready = world.condition("Ready")  # what `kubectl get` shows
+    assert (ready.status, ready.reason) == (ConditionStatus.FALSE, "InstructionsNotFound")
+    assert ready.message.startswith("Nothing is served. spec.agent.instructionsFrom: there is no ConfigMap")
 
     write(world, **{"support.md": "You route requests."})
     world.pass_time(30)

@@ -57,6 +57,21 @@ async def test_what_waits_for_a_person_is_stalled(world: Simulation, spec: Spec)
     assert true_conditions(world) == {"Ready"}
 
 
+async def test_pods_are_told_of_though_the_spec_cannot_be_read(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.apply_agent(spec | {"model": {}})
+    await world.settle()
+    assert true_conditions(world) == {"Ready", "Stalled"}
+
+    raw = world.node.deployment("support")
+    world.cluster.put(raw | {"status": raw["status"] | {"readyReplicas": 0, "availableReplicas": 0}})
+    await world.settle()
+
+    assert true_conditions(world) == {"Stalled"}
+    assert world.condition("Ready").message.startswith("No serving pod is ready. spec.model.base: ")
+    assert (world.status.replicas, world.status.ready_replicas) == (2, 0)
+
+
 async def test_a_configuration_that_is_too_large_is_told_by_its_largest_part(
     world: Simulation, spec: Spec
 ) -> None:

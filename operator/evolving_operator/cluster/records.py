@@ -59,6 +59,7 @@ class _Metadata(msgspec.Struct, omit_defaults=True):
     deletionTimestamp: str | None = None  # noqa: N815
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    finalizers: list[str] | None = None
     managedFields: list[_Entry] | None = None  # noqa: N815
 
 
@@ -242,6 +243,8 @@ def _record(kind: Kind, parsed: _Parsed) -> Record:
     agent = _agent(kind, parsed)
     ownership = _ownership(metadata.managedFields or ()) if kind.kind in _DRIFTING else None
     metadata.managedFields = None
+    if metadata.deletionTimestamp is None:
+        metadata.finalizers = None  # they hold nothing yet
     if metadata.annotations:
         metadata.annotations.pop(_LAST_APPLIED, None)
     if kind.kind not in _LABELLED:

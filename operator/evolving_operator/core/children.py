@@ -189,8 +189,22 @@ def is_refused(situation: Situation, manifest: Manifest) -> bool:
 
 
 def is_current(live: Child | None, wanted: Manifest) -> bool:
-    """Whether the live object is the wanted one, as far as its last apply tells."""
-    return live is not None and not live.deleting and live.applied_hash == applied_hash(wanted)
+    """Whether the live object is the wanted one, as far as its last apply tells.
+
+    One that is being deleted too: to apply it once more would not keep it. It is made anew when it is gone.
+    """
+    return live is not None and live.applied_hash == applied_hash(wanted)
+
+
+def lingering_children(situation: Situation) -> Iterator[Child]:
+    """Wanted children that somebody has deleted, and that something still holds."""
+    children = situation.observed.children
+    if not any(child.deleting for child in children.values()):
+        return
+    for manifest in wanted_children(situation):
+        live = children.get((manifest["kind"], manifest["metadata"]["name"]))
+        if live is not None and live.deleting:
+            yield live
 
 
 def config_map_is_current(situation: Situation, wanted: Sequence[Manifest], drift: Drift) -> bool:
@@ -198,7 +212,8 @@ def config_map_is_current(situation: Situation, wanted: Sequence[Manifest], drif
     key = "ConfigMap", names.config_map(situation.agent)
     live = situation.observed.children.get(key)
     own = (manifest for manifest in wanted if (manifest["kind"], manifest["metadata"]["name"]) == key)
-    return key not in drift and any(is_current(live, manifest) for manifest in own)
+    is_there_to_stay = live is not None and not live.deleting
+    return is_there_to_stay and key not in drift and any(is_current(live, manifest) for manifest in own)
 
 
 def unwanted_children(situation: Situation) -> Iterator[Delete]:

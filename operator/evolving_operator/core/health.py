@@ -8,7 +8,7 @@ from datetime import timedelta
 from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
 from evolving_operator.api.models import ConditionStatus, RolloutStep
-from evolving_operator.core.children import standing_refusals
+from evolving_operator.core.children import lingering_children, standing_refusals
 from evolving_operator.core.conditions import Finding, false, true
 from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
 from evolving_operator.core.pod_problems import is_told, told_by_pods
@@ -31,6 +31,7 @@ CONTESTED_AFTER = 3
 
 _CONFIG_MAP_BYTES = 1_048_576  # the API server's bound, and in its words when something is above
 _SCHEDULING_GRACE = timedelta(seconds=60)
+_DELETION_GRACE = timedelta(seconds=10)  # what nothing holds is gone by then, and made anew
 
 
 def ready(situation: Situation) -> Finding:
@@ -175,6 +176,26 @@ def _contested(situation: Situation) -> Finding | None:
     return None
 
 
+def _lingering(situation: Situation) -> Finding | None:
+    """Somebody deleted a child that something still holds: a volume in use, or what waits for its pods."""
+    for child in lingering_children(situation):
+        if child.deleted_at is None or not situation.timers.passed(child.deleted_at + _DELETION_GRACE):
+            continue
+        held = f" ({', '.join(child.finalizers)})" if child.finalizers else ""
+        lost = ""
+        if child.kind == "PersistentVolumeClaim":
+            lost = (
+                " No new pod can use the volume, and what is in it goes with it: copy it first. "
+                "It goes once no pod uses it (spec.agent.replicas: 0)."
+            )
+        return true(
+            "ChildDeleted",
+            f"{child.kind} {child.name} was deleted, and something still holds it{held}. It is made anew as "
+            f"soon as it is gone.{lost}",
+        )
+    return None
+
+
 def _missing_secret(situation: Situation) -> Finding | None:
     for pod in situation.serving_pods:
         if pod.trouble is not None and pod.trouble.reason == "CreateContainerConfigError":
@@ -258,6 +279,7 @@ _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _refused_write,  # keeps the rest of the spec from its children: before what only keeps a pin from it
     _unknown_pin,
     _contested,
+    _lingering,
     _missing_secret,
     _gave_up,
     _image,

@@ -16,6 +16,7 @@ from evolving_operator.api.models import (
     VerdictResult,
 )
 from evolving_operator.core.builders.job import comparison_digest
+from evolving_operator.core.children import is_refused
 from evolving_operator.core.conditions import Finding, false, merged, true, unknown
 from evolving_operator.core.gate import weakest
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
@@ -32,7 +33,9 @@ _AFTER_BAKE = frozenset({RolloutStep.DONE, RolloutStep.ROLLED_BACK})
 def missing_base(situation: Situation) -> Iterator[Create]:
     """The base revision is always there to return to, whoever deleted it."""
     if situation.status.base == situation.base_revision not in situation.observed.revisions:
-        yield Create(base_revision_manifest(situation))
+        base = base_revision_manifest(situation)
+        if not is_refused(situation, base):
+            yield Create(base)
 
 
 def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:

@@ -74,7 +74,12 @@ class Child:
     owned: str = ""  # `ownership.owned_fields`
     writers: str = ""  # `ownership.other_writers`
     resource_version: str = ""
-    deleting: bool = False
+    deleted_at: datetime | None = None  # when it was asked to go, while something still holds it
+    finalizers: tuple[str, ...] = ()  # what holds it
+
+    @property
+    def deleting(self) -> bool:
+        return self.deleted_at is not None
 
 
 @dataclass(frozen=True)

@@ -304,7 +304,8 @@ def _read_child(raw: Raw) -> Child:
         owned=raw.get("owned", ""),
         writers=raw.get("writers", ""),
         resource_version=raw["metadata"].get("resourceVersion", ""),
-        deleting="deletionTimestamp" in raw["metadata"],
+        deleted_at=_time(raw["metadata"].get("deletionTimestamp")),
+        finalizers=tuple(raw["metadata"].get("finalizers") or ()),
     )
 
 

@@ -53,8 +53,12 @@ class _Unheard:
 AgentTransition = Callable[[AgentKey, EvolvingAgentStatus, EvolvingAgentStatus], None]
 RevisionTransition = Callable[[AgentKey, AgentRevisionStatus | None, AgentRevisionStatus], None]
 
+NAME_TAKEN = "NameTaken"
 # What the API server refused may be accepted later (a quota is raised, a policy removed).
 _REFUSAL_RETRY = timedelta(seconds=10)
+# Of an object whose creation was answered by nobody, the watch tells within seconds.
+_TAKEN_GRACE = timedelta(seconds=30)
+_TAKEN_RETRY_SECONDS = 1.0
 # A child that somebody keeps changing is set right at once a few times, then later each time.
 _FIRST_CORRECTION_DELAY = timedelta(seconds=10)
 _LAST_CORRECTION_DELAY = timedelta(seconds=600)
@@ -105,6 +109,8 @@ class Reconciler:
         self._refused: dict[AgentKey, dict[tuple[str, str], _Refused]] = {}
         self._corrected: dict[AgentKey, dict[tuple[str, str], _Corrected]] = {}
         self._applied_at: dict[AgentKey, datetime] = {}
+        # Since when names cannot be had: by an object that the watch does not tell of as the agent's.
+        self._taken: dict[AgentKey, dict[tuple[str, str], datetime]] = {}
 
     async def reconcile(self, key: AgentKey) -> float | None:
         """Bring one agent nearer to what it should be.
@@ -119,6 +125,7 @@ class Reconciler:
         if observed is None:
             self._corrected.pop(key, None)
             self._applied_at.pop(key, None)
+            self._taken.pop(key, None)
         plan = await self._plan_for_what_is_left(key, now) if observed is None else decide(observed, now)
         self._traffic.follow(key, plan.counting)
         deeds, words = _deeds_and_words(plan.actions)
@@ -134,13 +141,21 @@ class Reconciler:
             if not await self._execute(key, observed, action):
                 break
         if plan.actions:
-            return 0.0
+            return _TAKEN_RETRY_SECONDS if self._nothing_came_of(key, plan.actions) else 0.0
         self._forget_what_is_over(key, now)
         due = [refused.retry_at for refused in self._refused.get(key, {}).values()]
         due += [corrected.retry_at for corrected in self._corrected.get(key, {}).values()]
         due += [moment for moment in (plan.requeue_at, self._instructions.due(key)) if moment is not None]
         coming = [(moment - now).total_seconds() for moment in due if moment > now]
         return min(coming) if coming else None
+
+    def _nothing_came_of(self, key: AgentKey, actions: Sequence[Action]) -> bool:
+        """Whether all that was to be done was there already: the next decision would be the same."""
+        created = {_named(action.manifest) for action in actions if isinstance(action, Create)}
+        taken = {name: since for name, since in self._taken.pop(key, {}).items() if name in created}
+        if taken:
+            self._taken[key] = taken
+        return all(isinstance(action, Create) and _named(action.manifest) in taken for action in actions)
 
     def _wait_for_answers(self, key: AgentKey, now: datetime) -> float:
         """Seconds until patience with the controllers of what was last applied is at its end."""
@@ -230,16 +245,18 @@ class Reconciler:
             else:
                 stored = await self._gateway.create(manifest)
         except AlreadyExists:
-            return True  # somebody took the lock before us: an earlier run of this very decision
+            # Somebody took the lock before us: an earlier run of this very decision, most of the time.
+            if kind != "Event":
+                self._note_taken(key, manifest)
+            return True
         except Refused as error:
             fields = f" ({', '.join(error.fields)})" if isinstance(error, Invalid) and error.fields else ""
             logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
             if kind == "Event":
                 return False  # nothing depends on it, and nothing would ever take the note back
-            refusal = Refusal(kind, name, applied_hash(manifest), error.reason, f"{error}{fields}")
-            noted = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
-            self._refused.setdefault(key, {})[(kind, name)] = noted
+            self._note_refusal(key, manifest, error.reason, f"{error}{fields}")
             return False
+        self._taken.get(key, {}).pop((kind, name), None)
         refused = self._refused.get(key, {})
         refused.pop((kind, name), None)
         if not refused:
@@ -263,6 +280,28 @@ class Reconciler:
                 raise
         await self._gateway.overwrite(action.manifest)
         return await self._gateway.apply(action.manifest)
+
+    def _note_refusal(self, key: AgentKey, manifest: Manifest, reason: str, message: str) -> None:
+        kind, name = _named(manifest)
+        refusal = Refusal(kind, name, applied_hash(manifest), reason, message)
+        noted = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
+        self._refused.setdefault(key, {})[(kind, name)] = noted
+
+    def _note_taken(self, key: AgentKey, manifest: Manifest) -> None:
+        """What has the name is told of, unless it turns out to be ours within seconds."""
+        now, named = self._clock(), _named(manifest)
+        since = self._taken.setdefault(key, {}).setdefault(named, now)
+        known = self._refused.get(key, {}).get(named)
+        is_told = known is not None and known.refusal.reason == NAME_TAKEN
+        if is_told or now - since >= _TAKEN_GRACE:
+            del self._taken[key][named]
+            self._note_refusal(
+                key,
+                manifest,
+                NAME_TAKEN,
+                "an object of this name is there that is not the agent's, or that is being deleted. "
+                f"Delete it, or give it the label {names.LABEL_AGENT}: {key[1]} if it is the agent's.",
+            )
 
     def _note_correction(
         self, key: AgentKey, kind: str, name: str, fields: tuple[str, ...], owned: str
@@ -293,6 +332,10 @@ class Reconciler:
         self._on_revision(
             key, revision.status if revision else None, AgentRevisionStatus.model_validate(manifest["status"])
         )
+
+
+def _named(manifest: Manifest) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
 
 
 def _typed(stored: Raw, api_version: str, kind: str) -> Raw:

@@ -21,6 +21,7 @@ from evolving_operator.core.plan import Manifest, ObjectRef
 
 Raw = dict[str, Any]
 ObjectKey = tuple[str, str, str]  # kind, namespace, name
+_KEPT = ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "finalizers")
 Watcher = Callable[[str, Raw], None]  # "ADDED", "MODIFIED" or "DELETED", and the object
 
 
@@ -161,6 +162,12 @@ class FakeCluster:
             if owners and all(owner["uid"] == gone["metadata"]["uid"] for owner in owners):
                 self.remove(raw["kind"], raw["metadata"]["name"], raw["metadata"]["namespace"])
 
+    def hold(self, kind: str, name: str, finalizer: str, namespace: str = "default") -> None:
+        """Somebody deletes the object, and the finalizer keeps it until `remove`."""
+        known = self._objects[(kind, namespace, name)]
+        known["metadata"] |= {"deletionTimestamp": rfc3339(self.clock()), "finalizers": [finalizer]}
+        self._touch(known)
+
     def filled_cache(self) -> Cache:
         """A cache as an operator that starts now fills it."""
         cache = Cache()
@@ -188,11 +195,7 @@ class FakeCluster:
     def _update(self, known: Raw, manifest: Manifest) -> Raw:
         """Whole objects by one manager: what it no longer names is gone; the status is not its to say."""
         body = {key: value for key, value in manifest.items() if key not in ("metadata", "status")}
-        kept = {
-            key: known["metadata"][key]
-            for key in ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
-            if key in known["metadata"]
-        }
+        kept = {key: known["metadata"][key] for key in _KEPT if key in known["metadata"]}
         metadata = copy.deepcopy(manifest["metadata"]) | kept
         before = {key: value for key, value in known.items() if key not in ("metadata", "status")}
         if body != before:

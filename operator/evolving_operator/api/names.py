@@ -28,6 +28,7 @@ MANAGED_BY: Final = "evolving-operator"
 ANNOTATION_APPLIED_HASH: Final = f"{GROUP}/applied-hash"  # of the whole desired object, on every child
 ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"  # the stamp: in the pod template
 ANNOTATION_REPLICAS: Final = f"{GROUP}/replicas"  # on the Deployment: the agent's, when it was last applied
+ANNOTATION_SIZE: Final = f"{GROUP}/size"  # on the volume claim: the agent's, when it was last applied
 ANNOTATION_BASE: Final = f"{GROUP}/base-model"  # on training Jobs
 ANNOTATION_SUITES: Final = f"{GROUP}/suites"  # on evaluation and validation Jobs: digest of what they ask
 ANNOTATION_AGENT_UID: Final = f"{GROUP}/agent-uid"  # on a debt: whose it is

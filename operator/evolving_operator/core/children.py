@@ -17,14 +17,13 @@ from evolving_operator.core.builders.service import build_service
 from evolving_operator.core.builders.service_account import build_service_account
 from evolving_operator.core.builders.store_claim import build_store_claim
 from evolving_operator.core.observed import Child, Correction, Refusal
-from evolving_operator.core.ownership import lost_fields
+from evolving_operator.core.ownership import lost_fields, owns
 from evolving_operator.core.plan import Apply, Delete, ObjectRef
 from evolving_operator.core.render import render_learning_config
 from evolving_operator.core.schedule import schedule_fault
 from evolving_operator.core.situation import Situation, applied_hash
 
-# What others may have the last word on: a volume that somebody has grown cannot shrink.
-_SHARED = frozenset({("PersistentVolumeClaim", "spec.resources.requests.storage")})
+_SIZE = ("spec", "resources", "requests", "storage")  # of a volume claim
 _CREATED_ONCE = frozenset({"Job", names.REVISION_KIND})  # by a step: not among what is wanted all the time
 
 
@@ -87,8 +86,8 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
     if owes_provider(context):
         yield build_provider_debt(context)
     yield build_service_account(context)
-    if spec.storage.claim is not None:
-        yield build_store_claim(context)
+    if (volume := spec.storage.claim) is not None:
+        yield build_store_claim(context, sets_size=not _is_grown(situation, volume.size))
     yield build_config_map(context, file, render_learning_config(context))
     if limits_network(context):
         yield build_network_policy(context)
@@ -100,6 +99,12 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
         yield build_curation_cron_job(context)
     if spec.training is not None and not _training_never_comes(situation):
         yield build_training_cron_job(context)
+
+
+def _is_grown(situation: Situation, size: str) -> bool:
+    """Whether somebody else has set the volume's size since the user last spoke about it: it only grows."""
+    live = situation.observed.children.get(("PersistentVolumeClaim", names.store_claim(situation.agent)))
+    return live is not None and live.asked in (None, size) and not owns(live.owned, *_SIZE)
 
 
 def _curation_never_comes(situation: Situation) -> bool:
@@ -131,9 +136,9 @@ def drift_of(situation: Situation, wanted: Sequence[Manifest]) -> Drift:
         live, last = situation.observed.children.get(key), correction(situation, *key)
         if live is None or not is_current(live, manifest) or (last is not None and live.owned == last.owned):
             continue
-        lost = tuple(path for path in lost_fields(manifest, live.owned) if (key[0], path) not in _SHARED)
+        lost = lost_fields(manifest, live.owned)
         if lost:
-            found[key] = lost
+            found[key] = tuple(lost)
     return found
 
 

@@ -73,6 +73,7 @@ class Child:
     applied_hash: str | None
     owned: str = ""  # `ownership.owned_fields`
     writers: str = ""  # `ownership.other_writers`
+    asked: str | None = None  # of a volume claim: the size that the agent asked for when it was last applied
     resource_version: str = ""
     deleted_at: datetime | None = None  # when it was asked to go, while something still holds it
     finalizers: tuple[str, ...] = ()  # what holds it

@@ -70,6 +70,18 @@ def lost_fields(manifest: Raw, owned: str) -> list[str]:
     return [] if _is_owned(wanted, part) else list(_lost(wanted, part, ""))
 
 
+def owns(owned: str, *path: str) -> bool:
+    """Whether the field is still the operator's, or part of what is owned as a whole."""
+    part: _Part | None = _compiled(owned) if owned else _Part()
+    for name in path:
+        if part is None:
+            return True
+        if name not in part.fields:
+            return False
+        part = part.fields[name]
+    return True
+
+
 @dataclass(slots=True)
 class _Part:
     """What is owned of a map (`fields`) or a list (`elements` by the values of `keys`, a set's `values`).

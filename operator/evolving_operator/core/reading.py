@@ -303,6 +303,7 @@ def _read_child(raw: Raw) -> Child:
         applied_hash=_annotations(raw).get(names.ANNOTATION_APPLIED_HASH),
         owned=raw.get("owned", ""),
         writers=raw.get("writers", ""),
+        asked=_annotations(raw).get(names.ANNOTATION_SIZE),
         resource_version=raw["metadata"].get("resourceVersion", ""),
         deleted_at=_time(raw["metadata"].get("deletionTimestamp")),
         finalizers=tuple(raw["metadata"].get("finalizers") or ()),

@@ -282,3 +282,65 @@ async def test_jobs_do_not_start_from_a_configuration_that_somebody_changed(
     healed = world.cluster.get("ConfigMap", "support-config")
     assert healed is not None
     assert world.stamp() in healed["data"]["agent_config.json"]
+
+
+def grow(world: Simulation, size: str) -> None:
+    """As a person does who edits the claim. The API server refuses to make one smaller."""
+    claim = world.cluster.get("PersistentVolumeClaim", "support-store")
+    assert claim is not None
+    claim["spec"]["resources"]["requests"]["storage"] = size
+    world.cluster.put(claim)
+
+
+def claim_of(world: Simulation) -> dict[str, Any]:
+    claim = world.cluster.get("PersistentVolumeClaim", "support-store")
+    assert claim is not None
+    return claim
+
+
+def size_of(world: Simulation) -> str:
+    return str(claim_of(world)["spec"]["resources"]["requests"]["storage"])
+
+
+async def test_a_volume_that_somebody_has_grown_stays_so_whatever_else_changes(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    grow(world, "20Gi")
+    await world.settle()
+    assert size_of(world) == "20Gi"
+
+    # when the claim has to change for another reason, its size is not spoken of
+    world.apply_agent(spec | {"deletionPolicy": "Delete"})
+    await world.settle()
+    claim = claim_of(world)
+    assert claim["metadata"]["ownerReferences"][0]["name"] == "support"
+    assert size_of(world) == "20Gi"
+
+    # and a new process agrees
+    world.cluster.writes.clear()
+    world.restart()
+    await world.settle()
+    assert world.cluster.writes == []
+
+    # until the user speaks about it again
+    world.apply_agent(spec | {"storage": {"volume": {"size": "30Gi"}}})
+    await world.settle()
+    assert size_of(world) == "30Gi"
+
+
+async def test_a_claim_of_before_the_size_was_noted_is_not_made_smaller(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    grow(world, "20Gi")
+    claim = claim_of(world)
+    del claim["metadata"]["annotations"][names.ANNOTATION_SIZE]
+    claim["metadata"]["annotations"][names.ANNOTATION_APPLIED_HASH] = "of another version"
+    world.cluster.put(claim)
+    world.restart()
+
+    await world.settle()
+
+    assert size_of(world) == "20Gi"
+    assert claim_of(world)["metadata"]["annotations"][names.ANNOTATION_SIZE] == "10Gi"

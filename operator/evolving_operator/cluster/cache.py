@@ -57,10 +57,14 @@ class Cache:
             self._drop(known)
         return record.agent
 
-    def forget(self, kind: str, namespace: str, name: str) -> None:
-        """The object of this name is known to be gone."""
+    def forget(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """The object of this name and UID is known to be gone.
+
+        The UID matters: by the time the answer that tells so is read, a watch may have brought another
+        object of the name, and to bury that one would be to overlook it for ever.
+        """
         known = self._by_kind[kind].get((kind, namespace, name))
-        if known is not None:
+        if known is not None and uid in (None, known.uid):
             self._bury(known.uid, _FOR_EVER)
             self._drop(known)
 

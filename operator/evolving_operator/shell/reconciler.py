@@ -229,7 +229,7 @@ class Reconciler:
                 except NotFound:
                     remaining = None
                 if remaining is None:
-                    self._cache.forget(ref.kind, ref.namespace, ref.name)
+                    self._cache.forget(ref.kind, ref.namespace, ref.name, ref.uid)
                 else:
                     self._cache.put(_typed(remaining, ref.api_version, ref.kind))
                 logger.info("deleted", extra={"object": f"{ref.kind}/{ref.name}", "namespace": ref.namespace})
@@ -317,11 +317,12 @@ class Reconciler:
         self._corrected.setdefault(key, {})[(kind, name)] = item
 
     async def _write_status(self, key: AgentKey, observed: Observed, manifest: Manifest) -> None:
-        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        name = metadata["name"]
         try:
             stored = await self._gateway.apply_status(manifest)
         except NotFound:
-            self._cache.forget(kind, manifest["metadata"]["namespace"], name)
+            self._cache.forget(kind, metadata["namespace"], name, metadata.get("uid"))
             raise
         self._cache.put(_typed(stored, manifest["apiVersion"], kind))
         if kind == names.AGENT_KIND:

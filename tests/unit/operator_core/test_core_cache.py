@@ -126,3 +126,15 @@ def test_what_a_request_has_shown_to_be_gone_never_comes_back() -> None:
 
     assert cache.put(job(11)) is None
     assert held(cache) == []
+
+
+def test_an_answer_that_tells_of_an_end_does_not_touch_the_next_object_of_the_name() -> None:
+    """A deletion takes a second to answer; meanwhile somebody makes the object anew, and the watch is faster."""
+    cache = Cache()
+    cache.put(job(10, uid="old"))
+    cache.put(job(20, uid="new"))
+
+    cache.forget("Job", "default", "j", "old")
+
+    assert held(cache) == ["20"]
+    assert cache.put(job(21, uid="new")) == KEY

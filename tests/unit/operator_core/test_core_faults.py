@@ -8,11 +8,13 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus
-from evolving_operator.cluster.errors import Conflict, Invalid, Unavailable
+from evolving_operator.cluster.errors import Conflict, Invalid, NotFound, Unavailable
+from evolving_operator.core.plan import Manifest
 from evolving_operator.testing.fake_cluster import Fault
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
+KEY = ("default", "support")
 
 
 async def test_a_refused_child_is_told_and_keeps_no_other_from_being_made(
@@ -87,3 +89,47 @@ async def test_an_agent_that_is_gone_is_forgotten(world: Simulation, spec: Spec)
     assert await world.settle() is None
     assert world.cluster.all("Deployment") == []
     assert world.cache.agent(("default", "support")) is None
+
+
+async def test_what_no_watch_tells_of_is_not_created_again_and_again(world: Simulation, spec: Spec) -> None:
+    """The answer to a creation is lost, and the watch is frozen: to ask at full speed would change nothing."""
+    world.watch_is_frozen = True
+    world.apply_agent(spec)
+    world.restart()
+    lost = Fault(at=0, error=Unavailable("reset"), when="after", kind=names.REVISION_KIND)
+    world.cluster.faults.append(lost)
+    with pytest.raises(Unavailable):
+        await world.reconciler.reconcile(KEY)
+    assert len(world.cluster.all(names.REVISION_KIND)) == 1
+
+    await world.settle()  # all the rest is made
+    for _ in range(3):
+        assert await world.reconciler.reconcile(KEY) == 1.0
+
+    world.restart()  # or a list, or the watch
+    world.watch_is_frozen = False
+    await world.settle()
+    assert len(world.cluster.all(names.REVISION_KIND)) == 1
+    assert world.cluster.get("Deployment", "support") is not None
+
+
+async def test_an_agent_made_anew_while_its_status_was_written_is_seen(
+    world: Simulation, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer says that the old one is gone; by then, the watch has told of the new one."""
+    await world.serve(spec)
+    uid = world.cluster.all(names.AGENT_KIND)[0]["metadata"]["uid"]
+
+    async def answer_late(_: Manifest) -> Any:
+        world.cluster.remove(names.AGENT_KIND, "support")
+        world.apply_agent(spec)
+        raise NotFound("evolvingagents support")
+
+    monkeypatch.setattr(world.cluster, "apply_status", answer_late)
+    world.pass_time(86_400)  # there is a status to write: the next schedule
+    with pytest.raises(NotFound):
+        await world.reconciler.reconcile(KEY)
+
+    found = world.cache.agent(KEY)
+    assert found is not None
+    assert found["metadata"]["uid"] != uid

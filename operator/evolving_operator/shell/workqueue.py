@@ -16,8 +16,11 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 _FIRST_BACKOFF = 0.05
-_LAST_BACKOFF = 60.0
+# However long an outage lasts: half a minute after its end, everything has been tried again.
+_LAST_BACKOFF = 20.0
+_LONGEST_WISH = 60.0  # of a server, or of what stands before it: a day would be to forget the key
 _JITTER = 0.2
+_FEW = 100
 
 
 class WorkQueue(Generic[Key]):
@@ -44,6 +47,11 @@ class WorkQueue(Generic[Key]):
         """Keys that wait for a worker now; those that are delayed do not count."""
         return len(self._ready) + len(self._backlog)
 
+    @property
+    def delayed(self) -> int:
+        """Times that are kept, those included that an earlier one has replaced."""
+        return len(self._delayed)
+
     def add(self, key: Key) -> None:
         if key in self._busy:
             self._again.add(key)
@@ -69,6 +77,10 @@ class WorkQueue(Generic[Key]):
         self._due[key] = when
         self._sequence += 1
         heapq.heappush(self._delayed, (when, self._sequence, key))
+        if len(self._delayed) > 2 * len(self._due) + _FEW:
+            # Times that an earlier one has replaced would stay until they come: some are days away.
+            self._delayed = [entry for entry in self._delayed if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._delayed)
         self._set_timer()
 
     def retry(self, key: Key, *, at_least: float = 0.0) -> float:
@@ -76,7 +88,9 @@ class WorkQueue(Generic[Key]):
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         backoff: float = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 20))
-        delay = max(at_least, backoff) * (1 + self._chance.uniform(-_JITTER, _JITTER))
+        delay = backoff * (1 + self._chance.uniform(-_JITTER, _JITTER))
+        if at_least > delay:
+            delay = min(_LONGEST_WISH, at_least) * (1 + self._chance.uniform(0, _JITTER))
         self.add_after(key, delay)
         return delay
 

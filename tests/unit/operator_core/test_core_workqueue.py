@@ -96,10 +96,32 @@ async def test_each_failure_waits_longer_until_a_success(queue: WorkQueue[str]) 
 
     assert delays[0] == pytest.approx(0.05, rel=0.2)
     assert all(later > sooner for sooner, later in itertools.pairwise(delays[:8]))
-    assert delays[-1] == pytest.approx(60, rel=0.2)
+    assert delays[-1] == pytest.approx(20, rel=0.2)
+    assert max(delays) < 30  # however long an outage lasted, all has been tried again soon after its end
     queue.succeeded("a")
     assert queue.retry("a") == pytest.approx(0.05, rel=0.2)
 
 
 async def test_the_server_may_ask_for_a_longer_wait(queue: WorkQueue[str]) -> None:
     assert queue.retry("a", at_least=30) == pytest.approx(30, rel=0.2)
+
+
+async def test_a_wait_that_would_be_to_forget_the_key_is_cut_short(queue: WorkQueue[str]) -> None:
+    assert 60 <= queue.retry("a", at_least=86_400) <= 72
+
+
+async def test_nobody_comes_before_the_time_that_the_server_has_asked_for(queue: WorkQueue[str]) -> None:
+    assert min(queue.retry("a", at_least=7) for _ in range(7)) >= 7
+
+
+async def test_times_that_were_replaced_by_earlier_ones_are_not_kept(queue: WorkQueue[str]) -> None:
+    """Each change of an agent ends with its next schedule, and begins with a look at once."""
+    for _ in range(3000):
+        queue.add_after("a", 86_400)
+        queue.add_after("a", 0)
+        assert await asyncio.wait_for(queue.take(), 5) == "a"
+        queue.done("a")
+
+    assert queue.delayed < 300
+    queue.add_after("a", 0.01)
+    assert await asyncio.wait_for(queue.take(), 5) == "a"

@@ -46,7 +46,6 @@ _PATIENCE = timedelta(seconds=0.5)
 # kopf lists the agents once more, which takes half as long as all that comes before.
 _HEAD_START_SECONDS = 20.0
 _STANDBY_SECONDS = 1.0
-_MOST_ROUNDS = 30
 # Objects between two searches for garbage. A decision makes thousands and hardly any are cycles: Python's 700
 # would search through them several times while it is made (6 % of a start on thousands of agents).
 _GARBAGE_THRESHOLDS = (50_000, 20, 20)
@@ -85,7 +84,6 @@ class Operator:
     _leadership: Leadership = field(init=False)
     _agents: list[Informer] = field(init=False)
     _owned: list[Informer] = field(init=False)
-    _rounds: dict[AgentKey, int] = field(default_factory=dict)  # of decisions in a row that wrote something
     _is_deciding: bool = False
     _listing: asyncio.TimerHandle | None = None
     _background: set[asyncio.Task[None]] = field(default_factory=set)
@@ -210,24 +208,10 @@ class Operator:
             self.queue.retry(key)
             logger.exception("failed", extra=where)
             return "error"
-        if delay == 0.0 and self._is_restless(key):
-            wait = self.queue.retry(key)
-            logger.warning("written again and again: does somebody change it?", extra={**where, "retry_in": wait})
-            return "success"
         self.queue.succeeded(key)
         if delay is not None:
             self.queue.add_after(key, delay)
-        if delay != 0.0:
-            self._rounds.pop(key, None)
         return "success"
-
-    def _is_restless(self, key: AgentKey) -> bool:
-        """Whether each of many decisions in a row has found something to write.
-
-        A webhook may change what is written so that it never is what was asked for.
-        """
-        self._rounds[key] = self._rounds.get(key, 0) + 1
-        return self._rounds[key] > _MOST_ROUNDS
 
     async def _resync(self) -> None:
         """Now and then, list everything: an object that went while a watch was broken is found out so."""

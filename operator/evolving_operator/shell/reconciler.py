@@ -63,6 +63,9 @@ _TAKEN_RETRY_SECONDS = 1.0
 _FIRST_CORRECTION_DELAY = timedelta(seconds=10)
 _LAST_CORRECTION_DELAY = timedelta(seconds=600)
 _CORRECTIONS_ARE_FORGOTTEN_AFTER = timedelta(seconds=1800)
+# Decisions in a row that wrote something. Three or four are usual.
+_MOST_ROUNDS = 30
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 20.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Reconciler:
         self._applied_at: dict[AgentKey, datetime] = {}
         # Since when names cannot be had: by an object that the watch does not tell of as the agent's.
         self._taken: dict[AgentKey, dict[tuple[str, str], datetime]] = {}
+        self._rounds: dict[AgentKey, int] = {}
 
     async def reconcile(self, key: AgentKey) -> float | None:
         """Bring one agent nearer to what it should be.
@@ -133,15 +137,16 @@ class Reconciler:
             if not await self._execute(key, observed, action):
                 return 0.0
             if isinstance(action, Apply):
-                self._applied_at[key] = now
-        wait = self._wait_for_answers(key, now)
+                # Since the first of them: what is written again and again may not keep all from being told.
+                self._applied_at.setdefault(key, now)
+        wait, pause = self._wait_for_answers(key, now), self._pause(key, plan)
         if words and wait > 0:
-            return wait
+            return max(wait, pause)
         for action in words:
             if not await self._execute(key, observed, action):
                 break
         if plan.actions:
-            return _TAKEN_RETRY_SECONDS if self._nothing_came_of(key, plan.actions) else 0.0
+            return max(pause, _TAKEN_RETRY_SECONDS) if self._nothing_came_of(key, plan.actions) else pause
         self._forget_what_is_over(key, now)
         due = [refused.retry_at for refused in self._refused.get(key, {}).values()]
         due += [corrected.retry_at for corrected in self._corrected.get(key, {}).values()]
@@ -165,6 +170,24 @@ class Reconciler:
         if wait <= 0:
             del self._applied_at[key]
         return wait
+
+    def _pause(self, key: AgentKey, plan: Plan) -> float:
+        """Seconds until the next decision, where each of many in a row has found something to write.
+
+        An admission webhook may change what is written so that it never is what was asked for.
+        """
+        if not plan.actions:
+            self._rounds.pop(key, None)
+            return 0.0
+        self._rounds[key] = self._rounds.get(key, 0) + 1
+        more = self._rounds[key] - _MOST_ROUNDS
+        if more < 0:
+            return 0.0
+        if more == 0:
+            written = ", ".join(sorted({_object_of(action) for action in plan.actions}))
+            extra = {"namespace": key[0], "agent": key[1], "objects": written}
+            logger.warning("written again and again: does somebody change it on its way in?", extra=extra)
+        return min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(more, 20))
 
     async def _plan_for_what_is_left(self, key: AgentKey, now: datetime) -> Plan:
         """Of an agent that is not known: it is gone, or another installation looks after it."""
@@ -342,6 +365,12 @@ def _named(manifest: Manifest) -> tuple[str, str]:
 def _typed(stored: Raw, api_version: str, kind: str) -> Raw:
     """Some answers leave the type out."""
     return {"apiVersion": api_version, "kind": kind, **stored}
+
+
+def _object_of(action: Action) -> str:
+    if isinstance(action, Delete):
+        return f"{action.ref.kind}/{action.ref.name}"
+    return f"{action.manifest['kind']}/{action.manifest['metadata']['name']}"
 
 
 def _deeds_and_words(actions: Sequence[Action]) -> tuple[Sequence[Action], Sequence[Action]]:

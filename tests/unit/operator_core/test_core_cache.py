@@ -129,7 +129,7 @@ def test_what_a_request_has_shown_to_be_gone_never_comes_back() -> None:
 
 
 def test_an_answer_that_tells_of_an_end_does_not_touch_the_next_object_of_the_name() -> None:
-    """A deletion takes a second to answer; meanwhile somebody makes the object anew, and the watch is faster."""
+    """A deletion is answered late; meanwhile somebody makes the object anew, and the watch is faster."""
     cache = Cache()
     cache.put(job(10, uid="old"))
     cache.put(job(20, uid="new"))

@@ -92,7 +92,7 @@ async def test_an_agent_that_is_gone_is_forgotten(world: Simulation, spec: Spec)
 
 
 async def test_what_no_watch_tells_of_is_not_created_again_and_again(world: Simulation, spec: Spec) -> None:
-    """The answer to a creation is lost, and the watch is frozen: to ask at full speed would change nothing."""
+    """The answer to a creation is lost, and the watch is frozen: to ask at full speed changes nothing."""
     world.watch_is_frozen = True
     world.apply_agent(spec)
     world.restart()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from evolving_operator.api import names
 from evolving_operator.cluster.cache import Cache
-from evolving_operator.cluster.kinds import Kind
-from evolving_operator.cluster.records import AgentKey, Page, parse_page
+from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
 from evolving_operator.settings import Settings
 from evolving_operator.shell.leader import Leadership, LeaseSettings
@@ -19,28 +17,10 @@ from evolving_operator.shell.operator import Operator
 from evolving_operator.shell.telemetry import Telemetry
 from evolving_operator.shell.workqueue import WorkQueue
 from evolving_operator.testing.fake_cluster import FakeCluster
+from support.silent_watches import SilentWatches
 
 LEASE = LeaseSettings("default", "operator", 15)
 AGENTS = 30
-
-
-class SilentWatches:
-    """Lists what the cluster has; its watches tell nothing."""
-
-    def __init__(self, cluster: FakeCluster) -> None:
-        self._cluster = cluster
-
-    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
-        items, version = self._cluster.listed(kind, namespace)
-        return parse_page(
-            kind, json.dumps({"metadata": {"resourceVersion": version}, "items": items}).encode()
-        )
-
-    async def lines(
-        self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float
-    ) -> AsyncIterator[bytes]:
-        await asyncio.Event().wait()
-        yield b""
 
 
 @asynccontextmanager

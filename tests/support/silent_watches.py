@@ -1,0 +1,30 @@
+"""A cluster in memory whose watches are frozen: what is known is what was listed, or written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from evolving_operator.cluster.kinds import Kind
+from evolving_operator.cluster.records import Page, parse_page
+from evolving_operator.testing.fake_cluster import FakeCluster
+
+
+class SilentWatches:
+    """Lists what the cluster has; its watches tell nothing."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self._cluster = cluster
+
+    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
+        items, version = self._cluster.listed(kind, namespace)
+        return parse_page(
+            kind, json.dumps({"metadata": {"resourceVersion": version}, "items": items}).encode()
+        )
+
+    async def lines(
+        self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float
+    ) -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""

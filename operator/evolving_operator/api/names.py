@@ -49,6 +49,8 @@ CONTAINER_JOB: Final = "job"
 # A Service is a DNS label, a CronJob leaves 11 characters for its Jobs, and a Job name must leave room
 # for "-evaluate-" and eight digits: with 40, every derived name fits.
 MAX_AGENT_NAME: Final = 40
+_MAX_RUN: Final = 253
+_KEPT_OF_RUN: Final = 100
 
 
 def selector_labels(agent: str) -> dict[str, str]:
@@ -101,6 +103,14 @@ def curate_cron_job(agent: str) -> str:
 
 def finetune_cron_job(agent: str) -> str:
     return f"{agent}-finetune"
+
+
+def bounded_run(run: str | None) -> str | None:
+    """A run annotation that fits everywhere it is noted: its end gives way to a digest of all of it.
+
+    An annotation may be 256 KiB long, which the status, the Job and an Event cannot carry as well.
+    """
+    return run if run is None or len(run) <= _MAX_RUN else f"{run[:_KEPT_OF_RUN]}…{digest(run, 16)}"
 
 
 def on_demand_job(agent: str, component: str, run: str) -> str:

@@ -22,7 +22,7 @@ from evolving_operator.core.conditions import condition
 from evolving_operator.core.observed import Child, ObservedAgent
 from evolving_operator.core.plan import Create, Manifest
 
-_MAX_NOTE = 1000
+_MAX_NOTE = 1000  # bytes: the API server takes 1024
 _MAX_FIELDS = 5
 
 
@@ -61,7 +61,7 @@ def event(agent: ObservedAgent, announcement: Announcement, now: str) -> Create:
         "type": "Warning" if announcement.warning else "Normal",
         "reason": announcement.reason,
         "action": announcement.action,
-        "note": announcement.note[:_MAX_NOTE],
+        "note": note_of(announcement.note),
         "reportingController": names.MANAGED_BY,
         "reportingInstance": names.MANAGED_BY,
         "regarding": {
@@ -73,6 +73,12 @@ def event(agent: ObservedAgent, announcement: Announcement, now: str) -> Create:
         },
     }
     return Create(manifest)
+
+
+def note_of(text: str) -> str:
+    """The text as far as an Event may be long: the API server counts bytes, not characters."""
+    held = text.encode(errors="replace")
+    return text if len(held) <= _MAX_NOTE else held[:_MAX_NOTE].decode(errors="ignore")
 
 
 def drift_corrected(kind: str, name: str, fields: Sequence[str], child: Child) -> Announcement:

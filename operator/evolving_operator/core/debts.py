@@ -9,18 +9,21 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
+from evolving_agent.contract import env
 from evolving_agent.contract.base import digest
 from evolving_agent.contract.report import ReleaseReport
 from evolving_operator.api import names
+from evolving_operator.core.announcements import note_of
 from evolving_operator.core.builders.base import Manifest, with_applied_hash
-from evolving_operator.core.builders.debt import DEBT_KEY
+from evolving_operator.core.builders.debt import DEBT_KEY, TAKEN_FROM_TEMPLATE, release_job
+from evolving_operator.core.builders.pod import literal
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.observed import ObservedDebt, ObservedJob, Refusal
 from evolving_operator.core.plan import Action, Apply, Create, Delete, ObjectRef
 from evolving_operator.core.runs import REPORT_GRACE_SECONDS
 
 _RETRY = timedelta(hours=1)
-_MAX_NOTE = 1000
+_VARIABLES = frozenset({env.RELEASE_ENDPOINT, env.RUN_ID, env.API_KEY})  # of the Job, beside whose it is
 
 
 def decide_debts(
@@ -30,18 +33,29 @@ def decide_debts(
     refusals: Iterable[Refusal],
     timers: Timers,
 ) -> Iterator[Action]:
-    """What is to be done about what agents of one name owe. `living` is the UID of the one that exists."""
+    """What is to be done about what agents of one name owe. `living` is the UID of the one that exists.
+
+    Whose a debt is says its name as well, which nobody can edit: the one that exists never pays.
+    """
     refused = {refusal.name for refusal in refusals if not refusal.is_due}
     for debt in debts:
         job = names.release_job(debt.agent, debt.agent_uid)
-        if debt.agent_uid != living and not debt.deleting and job not in refused:
+        is_living = living is not None and living == debt.agent_uid
+        is_living = is_living or debt.name == names.provider_debt(debt.agent, living or "")
+        if not is_living and not debt.deleting and job not in refused:
             yield from _settled(debt, jobs.get(job), timers)
 
 
 def _settled(debt: ObservedDebt, job: ObservedJob | None, timers: Timers) -> Iterator[Action]:
     if job is None:
-        if debt.retry_at is None or timers.passed(debt.retry_at):
-            yield Create(_job_of(debt))
+        if debt.retry_at is not None and not timers.passed(debt.retry_at):
+            return
+        try:
+            wanted = _job_of(debt)
+        except ValueError as error:
+            yield from _unreadable(debt, error, timers.now)
+            return
+        yield Create(wanted)
         return
     if job.finished is None or job.deleting:
         return
@@ -77,10 +91,46 @@ def _postponed(debt: ObservedDebt, until: datetime) -> Manifest:
 
 
 def _job_of(debt: ObservedDebt) -> Manifest:
-    """The Job as it was written down. It goes with the debt, however that goes."""
+    """The Job as it was written down. It goes with the debt, however that goes.
+
+    Whoever may write ConfigMaps can write a debt, and the operator may create more, and elsewhere, than
+    they: so nothing is taken from it but what a release consists of, and it runs where the debt lies.
+    Raises ValueError where it holds no such Job.
+    """
+    if debt.name != names.provider_debt(debt.agent, debt.agent_uid):
+        raise ValueError(f"{names.ANNOTATION_AGENT_UID} is not that of the agent that it was written for")
     job = json.loads(debt.job)
+    try:
+        written = job["spec"]["template"]["spec"]
+        [container] = written["containers"]
+        image = str(container["image"])
+        variables = [item for item in container["env"] if item["name"] in _VARIABLES]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{DEBT_KEY} holds no Job of a release ({error!r})") from error
     owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": debt.name, "uid": debt.uid}
-    return with_applied_hash(job | {"metadata": job["metadata"] | {"ownerReferences": [owner]}})
+    manifest = release_job(
+        debt.agent,
+        debt.agent_uid,
+        debt.namespace,
+        image=image,
+        variables=[
+            literal(env.AGENT_NAME, debt.agent),
+            literal(env.AGENT_UID, debt.agent_uid),
+            *variables,
+        ],
+        added={field: written[field] for field in TAKEN_FROM_TEMPLATE if field in written},
+    )
+    return with_applied_hash(manifest | {"metadata": manifest["metadata"] | {"ownerReferences": [owner]}})
+
+
+def _unreadable(debt: ObservedDebt, error: ValueError, now: datetime) -> Iterator[Action]:
+    """Somebody has changed what was written down: it waits as long as a release that failed."""
+    note = (
+        f"What the deleted agent {debt.agent} owes its provider cannot be read: {error}. It is tried again "
+        f"in an hour; `kubectl delete configmap {debt.name}` gives it up."
+    )
+    yield Apply(_postponed(debt, now + _RETRY))
+    yield _told(debt, "ReleaseFailed", note, now, rfc3339(now), warning=True)
 
 
 def _event(debt: ObservedDebt, job: ObservedJob, now: datetime) -> Create:
@@ -95,6 +145,11 @@ def _event(debt: ObservedDebt, job: ObservedJob, now: datetime) -> Create:
             f"The deleted agent {debt.agent} still has jobs, models or files at its provider. {said}. It is "
             f"tried again in an hour; `kubectl delete configmap {debt.name}` gives it up."
         )
+    return _told(debt, reason, note, now, job.uid, warning=not job.succeeded)
+
+
+def _told(debt: ObservedDebt, reason: str, note: str, now: datetime, key: str, *, warning: bool) -> Create:
+    """The Event about the debt; `key` tells it from others of the same reason."""
     about = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -107,15 +162,15 @@ def _event(debt: ObservedDebt, job: ObservedJob, now: datetime) -> Create:
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {
-                "name": f"{debt.name}.{digest([debt.uid, reason, job.uid], 16)}",
+                "name": f"{debt.name}.{digest([debt.uid, reason, key], 16)}",
                 "namespace": debt.namespace,
                 "labels": {names.LABEL_AGENT: debt.agent},
             },
             "eventTime": rfc3339(now).replace("Z", ".000000Z"),
-            "type": "Normal" if job.succeeded else "Warning",
+            "type": "Warning" if warning else "Normal",
             "reason": reason,
             "action": "Release",
-            "note": note[:_MAX_NOTE],
+            "note": note_of(note),
             "reportingController": names.MANAGED_BY,
             "reportingInstance": names.MANAGED_BY,
             "regarding": about,

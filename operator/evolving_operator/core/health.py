@@ -170,8 +170,8 @@ def _volume_is_going(situation: Situation) -> Finding | None:
         return None
     return true(
         "VolumeBeingDeleted",
-        f"Somebody has deleted PersistentVolumeClaim {name}: it goes, and the agent's experience with it, once no "
-        "pod uses it any more. Then a new, empty one is made. No new pod can start with it until then.",
+        f"Somebody has deleted PersistentVolumeClaim {name}: it goes, and the agent's experience with it, "
+        "once no pod uses it any more. Then a new, empty one is made. Until then no new pod can start.",
     )
 
 

@@ -163,7 +163,7 @@ def read_debt(raw: Raw) -> ObservedDebt | None:
         agent=labels.get(names.LABEL_AGENT, ""),
         agent_uid=_annotations(raw).get(names.ANNOTATION_AGENT_UID, ""),
         job=(raw.get("data") or {}).get(DEBT_KEY, ""),
-        retry_at=_time(_annotations(raw).get(names.ANNOTATION_RETRY_AT)),
+        retry_at=_time_by_anybody(_annotations(raw).get(names.ANNOTATION_RETRY_AT)),
         deleting="deletionTimestamp" in metadata,
     )
 
@@ -188,7 +188,7 @@ def read_agent(raw: Raw) -> ObservedAgent:
         status=EvolvingAgentStatus.model_validate(raw.get("status") or {}),
         spec=spec,
         invalid=invalid,
-        run=_annotations(raw).get(names.ANNOTATION_RUN),
+        run=names.bounded_run(_annotations(raw).get(names.ANNOTATION_RUN)),
         deleting="deletionTimestamp" in metadata,
     )
 
@@ -360,3 +360,12 @@ def _trouble(status: Raw, container: Raw) -> Trouble | None:
 
 def _time(text: str | None) -> datetime | None:
     return parse_time(text) if text else None
+
+
+def _time_by_anybody(text: str | None) -> datetime | None:
+    """Of a field that people can write to as well: what is no time is as good as none."""
+    try:
+        moment = _time(text)
+    except ValueError:
+        return None
+    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)

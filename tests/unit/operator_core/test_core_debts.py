@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from evolving_agent.contract import env
 from evolving_agent.contract.report import Outcome, ReleaseReport
 from evolving_operator.api import names
+from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
@@ -181,3 +183,91 @@ async def test_an_agent_that_another_installation_looks_after_owes_nothing(
     await world.settle()
 
     assert world.cluster.writes == []
+
+
+# --- what people and other programs do to a debt ---
+
+
+def the_debt(world: Simulation) -> Spec:
+    [name] = debts(world)
+    raw = world.cluster.get("ConfigMap", name)
+    assert raw is not None
+    return raw
+
+
+async def test_a_debt_that_says_where_and_as_whom_is_not_believed(world: Simulation, spec: Spec) -> None:
+    # who may write ConfigMaps need not be allowed to run pods as another account, or in another namespace
+    await world.serve(spec)
+    gone = uid(world)
+    debt = the_debt(world)
+    job = json.loads(debt["data"][DEBT_KEY])
+    job["metadata"] |= {"namespace": "kube-system", "name": "takeover"}
+    pod = job["spec"]["template"]["spec"]
+    pod |= {"serviceAccountName": "admin", "hostNetwork": True, "automountServiceAccountToken": True}
+    pod["volumes"] = [{"name": "root", "hostPath": {"path": "/"}}]
+    [container] = pod["containers"]
+    container |= {"securityContext": {"privileged": True}, "command": ["sh"]}
+    container["env"] += [{"name": env.AGENT_UID, "value": "another"}]
+    debt["data"][DEBT_KEY] = json.dumps(job)
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    world.cluster.put(debt)
+    await world.settle()
+
+    [made] = world.cluster.all("Job")
+    assert made["metadata"]["namespace"] == "default"
+    assert made["metadata"]["name"] == names.release_job("support", gone)
+    pod = made["spec"]["template"]["spec"]
+    assert not {"serviceAccountName", "hostNetwork", "volumes"} & set(pod)
+    assert pod["automountServiceAccountToken"] is False
+    [container] = pod["containers"]
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert "command" not in container
+    assert [item["value"] for item in container["env"] if item["name"] == env.AGENT_UID] == [gone]
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "[]", '{"spec": {}}', '{"kind": "Job"}'])
+async def test_a_debt_that_cannot_be_read_is_told_of_and_holds_nothing_up(
+    world: Simulation, spec: Spec, text: str
+) -> None:
+    await world.serve(spec)
+    debt = the_debt(world)
+    world.cluster.remove(names.AGENT_KIND, "support")
+    debt["data"] = {DEBT_KEY: text}
+    world.cluster.put(debt)
+
+    assert await world.settle() == 3600
+
+    assert world.events().count("ReleaseFailed") == 1
+    # nor an agent of the same name
+    await world.serve(spec)
+    assert world.condition("Ready").reason == "Serving"
+    assert world.cluster.all("Job") == []
+
+
+@pytest.mark.parametrize("text", ["soon", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00"])
+async def test_a_time_that_is_none_holds_nothing_up(world: Simulation, spec: Spec, text: str) -> None:
+    await world.serve(spec)
+    debt = the_debt(world)
+    world.cluster.remove(names.AGENT_KIND, "support")
+    debt["metadata"]["annotations"][names.ANNOTATION_RETRY_AT] = text
+    world.cluster.put(debt)
+
+    await world.settle()
+
+    assert len(world.jobs(names.COMPONENT_RELEASE)) == 1
+
+
+@pytest.mark.parametrize("said", [None, "another"])
+async def test_an_agent_that_lives_never_pays(world: Simulation, spec: Spec, said: str | None) -> None:
+    await world.serve(spec)
+    debt = the_debt(world)
+    annotations = debt["metadata"]["annotations"]
+    del annotations[names.ANNOTATION_AGENT_UID]
+    if said is not None:
+        annotations[names.ANNOTATION_AGENT_UID] = said
+    world.cluster.put(debt)
+
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_RELEASE) == []

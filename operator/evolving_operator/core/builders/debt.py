@@ -21,7 +21,7 @@ DEBT_KEY = "release-job.json"
 _DEADLINE_SECONDS = 3600
 _BACKOFF_LIMIT = 6
 # Of what users add to pods: what a pod without the agent's volumes and sidecars may need to start at all.
-_TAKEN_FROM_TEMPLATE = ("imagePullSecrets", "nodeSelector", "tolerations", "priorityClassName", "dnsConfig")
+TAKEN_FROM_TEMPLATE = ("imagePullSecrets", "nodeSelector", "tolerations", "priorityClassName", "dnsConfig")
 
 
 def provider_endpoint(context: BuildContext) -> Endpoint | None:
@@ -61,20 +61,34 @@ def build_provider_debt(context: BuildContext) -> Manifest:
 
 
 def _release_job(context: BuildContext, endpoint: Endpoint) -> Manifest:
-    labels = names.labels(context.name, names.COMPONENT_RELEASE)
     added = context.spec.agent.pod_template.spec
-    container = {
-        "name": names.CONTAINER_JOB,
-        "image": context.agent_image,
-        "imagePullPolicy": "IfNotPresent",
-        "args": [names.COMPONENT_RELEASE],
-        "env": [
+    return release_job(
+        context.name,
+        context.uid,
+        context.namespace,
+        image=context.agent_image,
+        variables=[
             literal(env.AGENT_NAME, context.name),
             literal(env.AGENT_UID, context.uid),
             literal(env.RELEASE_ENDPOINT, endpoint.base_url),
             run_id(),
             *endpoint_key(env.API_KEY, endpoint),
         ],
+        added={field: added[field] for field in TAKEN_FROM_TEMPLATE if field in added},
+    )
+
+
+def release_job(
+    agent: str, uid: str, namespace: str, *, image: str, variables: list[Manifest], added: Manifest
+) -> Manifest:
+    """The Job that makes a provider forget the agent. `added`: of TAKEN_FROM_TEMPLATE, to its pod's spec."""
+    labels = names.labels(agent, names.COMPONENT_RELEASE)
+    container = {
+        "name": names.CONTAINER_JOB,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": [names.COMPONENT_RELEASE],
+        "env": variables,
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
         **confined(),
     }
@@ -84,16 +98,12 @@ def _release_job(context: BuildContext, endpoint: Endpoint) -> Manifest:
         "restartPolicy": "Never",
         "securityContext": nobody(),
         "containers": [container],
-        **{field: added[field] for field in _TAKEN_FROM_TEMPLATE if field in added},
+        **added,
     }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": names.release_job(context.name, context.uid),
-            "namespace": context.namespace,
-            "labels": labels,
-        },
+        "metadata": {"name": names.release_job(agent, uid), "namespace": namespace, "labels": labels},
         "spec": {
             "backoffLimit": _BACKOFF_LIMIT,
             "activeDeadlineSeconds": _DEADLINE_SECONDS,

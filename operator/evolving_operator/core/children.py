@@ -156,13 +156,10 @@ def needed_applies(situation: Situation, wanted: Sequence[Manifest], drift: Drif
     unreadable: set[str] = set()
     for manifest in wanted:
         key = manifest["kind"], manifest["metadata"]["name"]
-        live = situation.observed.children.get(key)
-        # What is on its way out cannot be brought back, and may take as long as a finalizer holds it: a claim
-        # until its last pod has gone. Its end is told, and then it is made anew.
-        if key[0] in unreadable or (live is not None and live.deleting):
+        if key[0] in unreadable:
             continue
         lost, last = drift.get(key, ()), correction(situation, *key)
-        is_left = is_current(live, manifest) and not lost
+        is_left = is_current(situation.observed.children.get(key), manifest) and not lost
         waits = last is not None and not last.is_due and not set(lost).isdisjoint(last.fields)
         is_config = key == ("ConfigMap", names.config_map(situation.agent))
         if is_config and is_refused(situation, manifest):

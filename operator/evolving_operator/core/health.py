@@ -7,7 +7,6 @@ from datetime import timedelta
 
 from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
-from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RolloutStep
 from evolving_operator.core.children import lingering_children, standing_refusals
 from evolving_operator.core.conditions import Finding, false, true
@@ -162,19 +161,6 @@ def _oversized(situation: Situation) -> Finding | None:
     )
 
 
-def _volume_is_going(situation: Situation) -> Finding | None:
-    """Told while it lasts: what the pods still write goes with the volume."""
-    name = names.store_claim(situation.agent)
-    live = situation.observed.children.get(("PersistentVolumeClaim", name))
-    if live is None or not live.deleting or situation.spec.storage.claim is None:
-        return None
-    return true(
-        "VolumeBeingDeleted",
-        f"Somebody has deleted PersistentVolumeClaim {name}: it goes, and the agent's experience with it, "
-        "once no pod uses it any more. Then a new, empty one is made. Until then no new pod can start.",
-    )
-
-
 def _contested(situation: Situation) -> Finding | None:
     """Somebody keeps changing a child: told once it is no accident."""
     for item in situation.observed.corrections:
@@ -292,7 +278,6 @@ _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _missing_instructions,
     _refused_write,  # keeps the rest of the spec from its children: before what only keeps a pin from it
     _unknown_pin,
-    _volume_is_going,
     _contested,
     _lingering,
     _missing_secret,

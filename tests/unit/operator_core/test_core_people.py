@@ -219,6 +219,23 @@ async def test_a_run_on_demand_is_run_once(world: Simulation, spec: Spec, verb: 
     assert world.jobs(verb) == []
 
 
+async def test_a_run_with_a_nonce_of_any_length_is_noted_in_few_words(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    first, second = ("curate:" + "ä" * 100_000 + end for end in "ab")
+
+    for run in (first, second, second):
+        world.annotate(run)
+        await world.settle()
+        for name in world.jobs(names.COMPONENT_CURATE):
+            world.node.finish_job(name, None)
+
+    # each is another run, and none makes the status or the Job too large to be written
+    assert len(world.jobs(names.COMPONENT_CURATE)) == 2
+    assert len(world.status.last_run or "") < 253
+    for raw in world.cluster.all("Job"):
+        assert len(raw["metadata"]["annotations"][names.ANNOTATION_RUN]) < 253
+
+
 async def test_a_run_on_demand_waits_for_the_one_under_way(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-1")

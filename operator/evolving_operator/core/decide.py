@@ -44,6 +44,7 @@ from evolving_operator.core.rollout import (
     advance_candidate,
     advance_restart,
     end_trial,
+    follow_clock,
     follow_pin,
     reconsider,
     validation_job,
@@ -58,6 +59,7 @@ from evolving_operator.core.step import Step
 _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     adopt_base,
     follow_pin,
+    follow_clock,
     advance_restart,
     advance_bake,
     watch_promoted,

@@ -17,6 +17,8 @@ from evolving_operator.api.models import (
     RevisionDataset,
     RevisionRef,
     RevisionTraining,
+    RolloutStatus,
+    RolloutStep,
     RunState,
     RunStatus,
     TrainingStatus,
@@ -98,7 +100,7 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
         update={
             "candidate": RevisionRef(revision=name, model_id=model_id, since=situation.timestamp),
             "evaluation": first_evaluation(situation, name, dataset.version if dataset else None),
-            "rollout": status.rollout if situation.rollout_under_way else None,
+            "rollout": _that_goes_on(status.rollout),
         }
     )
     if existing is not None:  # created by a run of this step that was cut short
@@ -114,6 +116,16 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
         training=RevisionTraining(backend=report.backend, job_id=report.job_id),
     )
     return Step(nominated, before=(Create(revision),))
+
+
+def _that_goes_on(rollout: RolloutStatus | None) -> RolloutStatus | None:
+    """The rollout of what is served, which is watched on; none of a candidate's that went before."""
+    goes_on = rollout is not None and rollout.step in (
+        RolloutStep.RESTART,
+        RolloutStep.BAKE,
+        RolloutStep.DONE,
+    )
+    return rollout if goes_on else None
 
 
 def _useless(situation: Situation, report: TrainingReport) -> Ending | None:

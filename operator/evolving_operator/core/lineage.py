@@ -140,10 +140,15 @@ def _state(
     place = _place(situation, revision)
     if place is not None:
         return place
-    if _was_taken_back(status):
+    rollout = situation.status.rollout
+    is_going_back = rollout is not None and (rollout.revision, rollout.step) == (
+        revision.name,
+        RolloutStep.ROLLED_BACK,
+    )
+    if is_going_back or _was_taken_back(status):
         return RevisionState.ROLLED_BACK
     if revision.status.state is not RevisionState.CANDIDATE:
-        settled = (RevisionState.REJECTED, RevisionState.RETIRED)
+        settled = (RevisionState.REJECTED, RevisionState.RETIRED, RevisionState.ROLLED_BACK)
         return revision.status.state if revision.status.state in settled else RevisionState.RETIRED
     gives_up = situation.spec.evaluation.on_inconclusive is OnInconclusive.REJECT
     is_rejected = (

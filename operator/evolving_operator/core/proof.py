@@ -6,6 +6,8 @@ revision, with its attempt, and only then acted upon.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from evolving_agent.contract.report import EvaluationReport
 from evolving_operator.api import names
 from evolving_operator.api.models import (
@@ -124,7 +126,7 @@ def evaluation_job(situation: Situation) -> Manifest | None:
     )
     if not is_wanted:
         return None
-    if current.retry_at is not None and not situation.timers.passed(parse_time(current.retry_at)):
+    if current.retry_at is not None and _is_to_wait_until(situation, parse_time(current.retry_at)):
         return None
     return build_evaluation_job(
         situation.context,
@@ -134,6 +136,12 @@ def evaluation_job(situation: Situation) -> Manifest | None:
         dataset_version=current.dataset_version,
         attempt=str(current.attempt) if current.attempt else "",
     )
+
+
+def _is_to_wait_until(situation: Situation, moment: datetime) -> bool:
+    """Nobody waits longer than ever was asked for: then the clock has been set back."""
+    is_asked_for = moment <= situation.now + timedelta(seconds=_MAX_RETRY_SECONDS)
+    return is_asked_for and not situation.timers.passed(moment)
 
 
 def renew_evaluation(situation: Situation) -> Step | None:

@@ -10,6 +10,8 @@ A pinned revision skips gate, validation and rollback: it is a person's word.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from evolving_agent.contract.learning import OnInconclusive
 from evolving_agent.contract.report import ValidationReport
 from evolving_operator.api import names
@@ -26,7 +28,7 @@ from evolving_operator.api.models import (
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.job import build_validation_job, suites_digest
 from evolving_operator.core.builders.revision import build_revision
-from evolving_operator.core.clock import after
+from evolving_operator.core.clock import after, parse_time
 from evolving_operator.core.live_traffic import in_words, why_failing
 from evolving_operator.core.observed import ObservedJob, ObservedRevision, Trouble
 from evolving_operator.core.plan import Create
@@ -38,12 +40,14 @@ from evolving_operator.core.proof import (
     verdict_status,
 )
 from evolving_operator.core.runs import has_ended
-from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
+from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation, applied_hash
 from evolving_operator.core.step import Because, Step
 from evolving_operator.core.trial import TRIALS, next_trial, trial_of
 
 # So long a validation Job that the API server refuses is tried again.
 _REFUSED_VALIDATION_SECONDS = 300
+_NO_PODS = "ScaledToZero"
+_CLOCKS_DIFFER = timedelta(seconds=60)
 
 
 # --- the first revision, and a changed base model --------------------------------------------------
@@ -107,20 +111,45 @@ def follow_pin(situation: Situation) -> Step | None:
 # --- a rollout under way --------------------------------------------------------------------------
 
 
+def follow_clock(situation: Situation) -> Step | None:
+    """What began in the future, by a clock that has been set back since, begins now."""
+    rollout = situation.status.rollout
+    if rollout is None or parse_time(rollout.since) <= situation.now + _CLOCKS_DIFFER:
+        return None
+    begun = rollout.model_copy(update={"since": situation.timestamp})
+    return Step(situation.status.model_copy(update={"rollout": begun}))
+
+
 def advance_restart(situation: Situation) -> Step | None:
     """Wait until all serving pods run the promoted revision; go back where they cannot."""
     rollout = situation.status.rollout
+    if rollout is not None and _awaits_pods(situation) and situation.spec.agent.replicas > 0:
+        return _at(situation, RolloutStep.RESTART, Because("ScaledUp", "Its first pods are started."))
     if rollout is None or rollout.step is not RolloutStep.RESTART:
         return None
     if situation.settled:
         if situation.held:
             return _at(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
+        if situation.spec.agent.replicas == 0:
+            message = "There are no serving pods: they are watched once there are any."
+            return _at(situation, RolloutStep.DONE, Because(_NO_PODS, message))
         return _at(situation, RolloutStep.BAKE, Because("Restarted", "All serving pods run it."))
     if rollout.template != situation.template_hash:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
         return _at(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
-    stuck = why_failing(situation) or why_stuck(situation, rollout)
+    stuck = _taken_back(situation) or why_failing(situation) or why_stuck(situation, rollout)
     return None if stuck is None or situation.held else _roll_back(situation, stuck)
+
+
+def _awaits_pods(situation: Situation) -> bool:
+    """Whether what is served was rolled out to no pod at all: it has still to show that it comes up."""
+    rollout, active = situation.status.rollout, situation.status.active
+    return (
+        rollout is not None
+        and active is not None
+        and (rollout.step, rollout.reason) == (RolloutStep.DONE, _NO_PODS)
+        and rollout.revision == active.revision
+    )
 
 
 def advance_bake(situation: Situation) -> Step | None:
@@ -130,6 +159,8 @@ def advance_bake(situation: Situation) -> Step | None:
         return None
     if situation.held:
         return _at(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
+    if (rejected := _taken_back(situation)) is not None and situation.status.previous is not None:
+        return _roll_back(situation, rejected)
     if rollout.template != situation.template_hash:
         # All pods ran the revision, and then the user changed what they run: what breaks now is not the
         # revision's fault, and another model would not mend it. Once it serves, it is validated anew.
@@ -137,7 +168,7 @@ def advance_bake(situation: Situation) -> Step | None:
             return None
         return _at(situation, RolloutStep.BAKE, Because("SpecChanged", "All serving pods run the new spec."))
     failing = _crash_loop(situation) or why_failing(situation)
-    if failing is not None:
+    if failing is not None and situation.status.previous is not None:
         return _roll_back(situation, failing)
     job = _validation_job_of(situation, rollout)
     if _is_validated(situation, rollout):
@@ -148,7 +179,7 @@ def advance_bake(situation: Situation) -> Step | None:
             return None
         dropped = _score_drop(situation, rollout, job)
         if dropped is not None:
-            return _roll_back(situation, dropped)
+            return _roll_back(situation, dropped) or _at(situation, RolloutStep.DONE, dropped)
     baked = after(rollout.since, situation.spec.rollout.bake_seconds)
     if not situation.timers.passed(baked):
         return None
@@ -166,15 +197,28 @@ def watch_promoted(situation: Situation) -> Step | None:
     return None if failing is None else _roll_back(situation, failing)
 
 
+def _taken_back(situation: Situation) -> Because | None:
+    """A person's word on a revision that is on its way to the users."""
+    active = situation.revision(situation.status.active)
+    if active is None or active.spec.decision is not Decision.REJECTED:
+        return None
+    return Because("Rejected", f"{active.name} was rejected by a person.")
+
+
 def why_stuck(situation: Situation, rollout: RolloutStatus) -> Because | None:
     """Why the rolling restart will not end by itself; None while it may."""
     deployment = situation.observed.deployment
-    is_current = deployment is not None and deployment.stamp == situation.active_hash and not deployment.stale
-    if deployment is not None and is_current and deployment.deadline_exceeded is not None:
-        return Because("ProgressDeadlineExceeded", deployment.deadline_exceeded)
-    looping = _crash_loop(situation)
-    if looping is not None:
-        return looping
+    wanted = situation.wanted_deployment
+    # What is told of an older Deployment may be mended by the edit that is about to be applied.
+    is_applied = (
+        deployment is not None and wanted is not None and deployment.applied_hash == applied_hash(wanted)
+    )
+    if deployment is not None and is_applied:
+        if not deployment.stale and deployment.deadline_exceeded is not None:
+            return Because("ProgressDeadlineExceeded", deployment.deadline_exceeded)
+        looping = _crash_loop(situation)
+        if looping is not None:
+            return looping
     seconds = situation.spec.rollout.progress_deadline_seconds
     if situation.timers.passed(after(rollout.since, seconds)):
         trouble = _first_trouble(situation)
@@ -352,9 +396,7 @@ def why_promotable(situation: Situation, revision: ObservedRevision) -> Because 
         return None
     if recorded_verdict(situation) is not None and revision.status.result is VerdictResult.PASSED:
         return Because("VerdictPassed", f"{revision.name} passed the gate.")
-    active = situation.revision(situation.status.active)
-    never_served = active is not None and active.status.promoted_at is None
-    if never_served and revision.spec.training is None:
+    if revision.spec.training is None and _never_served(situation):
         return Because(
             "IncumbentNeverServed",
             f"{revision.name} replaces a base model that never became ready: nothing to compare it with.",
@@ -421,10 +463,31 @@ def _moved(situation: Situation, to: RevisionRef, because: Because) -> EvolvingA
         reason=because.reason,
         message=because.message,
     )
-    update = {"active": to, "previous": situation.status.active, "rollout": rollout}
+    previous = _proven(situation)
+    if previous is not None and previous.revision == to.revision:
+        previous = None
+    update = {"active": to, "previous": previous, "rollout": rollout}
     moved = situation.status.model_copy(update=update)
     rollout = rollout.model_copy(update={"template": situation.after(moved).template_hash})
     return moved.model_copy(update={"rollout": rollout})
+
+
+def _proven(situation: Situation) -> RevisionRef | None:
+    """What a rollback of the next revision would return to: the last one that has held its own.
+
+    One that is still on its way when it is given up may be what does not come up.
+    """
+    status, replicas = situation.status, situation.spec.agent.replicas
+    never_came_up = replicas > 0 and _never_served(situation)
+    is_unproven = situation.rollout_under_way or _awaits_pods(situation) or never_came_up
+    return status.previous if is_unproven else status.active
+
+
+def _never_served(situation: Situation) -> bool:
+    """Whether no pod of what is active has ever been ready. A record that comes anew forgets; pods tell."""
+    active, deployment = situation.revision(situation.status.active), situation.observed.deployment
+    is_served = deployment is not None and deployment.ready > 0
+    return active is not None and active.status.promoted_at is None and not is_served
 
 
 def _roll_back(situation: Situation, because: Because) -> Step | None:

@@ -165,6 +165,22 @@ async def test_it_is_watched_after_the_bake_for_as_long_as_the_window(world: Sim
     assert world.status.active.model_id == "smollm2"
 
 
+async def test_a_new_candidate_does_not_end_the_watch(world: Simulation, spec: Spec) -> None:
+    revision = await promoted(world, spec)
+    await world.validate(revision, score=8000)
+    world.pass_time(3600)
+    await world.settle()
+    candidate = await world.train("model-2", job="support-finetune-2")
+
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 20))
+    await world.settle()
+
+    assert step(world) is RolloutStep.ROLLED_BACK
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == candidate
+
+
 async def test_after_the_window_requests_decide_nothing(world: Simulation, spec: Spec) -> None:
     spec = copy.deepcopy(spec) | {"rollout": {"rollback": {"windowSeconds": 60}}}
     revision = await promoted(world, spec)

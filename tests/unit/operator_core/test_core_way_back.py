@@ -1,0 +1,297 @@
+"""What a revision that fails goes back to: something that has served, never what a person has given up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evolving_operator.api import names
+from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStatus, RolloutStep
+from evolving_operator.testing.simulation import Simulation
+
+Spec = dict[str, Any]
+BASE = names.revision("support", "smollm2", "", "Base", "")
+CRASH = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+
+
+async def apply(world: Simulation, spec: Spec) -> None:
+    world.apply_agent(spec)
+    await world.settle()
+
+
+async def roll_out(world: Simulation) -> None:
+    world.node.roll_out("support")
+    await world.settle()
+
+
+async def crash(world: Simulation, restarts: int = 5) -> None:
+    world.node.stick("support", CRASH, restarts=restarts)
+    await world.settle()
+
+
+async def begin_rollout(world: Simulation, spec: Spec) -> str:
+    """A revision has passed, and is on its way to the pods."""
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    assert rollout_of(world).step is RolloutStep.RESTART
+    return revision
+
+
+def rollout_of(world: Simulation) -> RolloutStatus:
+    assert world.status.rollout is not None
+    return world.status.rollout
+
+
+def active(world: Simulation) -> str:
+    assert world.status.active is not None
+    return world.status.active.revision
+
+
+def with_replicas(spec: Spec, replicas: int) -> Spec:
+    return spec | {"agent": spec["agent"] | {"replicas": replicas}}
+
+
+@pytest.mark.parametrize("baking", [False, True], ids=["restarting", "baking"])
+async def test_what_a_pin_took_off_its_way_is_not_what_is_returned_to(
+    world: Simulation, spec: Spec, *, baking: bool
+) -> None:
+    # given a revision that has not yet held its own, and a person who returns to the base model
+    revision = await begin_rollout(world, spec)
+    if baking:
+        await roll_out(world)
+    await apply(world, spec | {"rollout": {"pin": BASE}})
+    assert active(world) == BASE
+
+    # when the person lets go, and pods crash
+    await apply(world, spec)
+    await crash(world)
+    world.pass_time(3600)
+    await world.settle()
+
+    # then it does not come back by itself
+    assert world.status.previous is None
+    assert active(world) == BASE
+    assert world.revision_status(revision).state is RevisionState.RETIRED
+
+
+async def test_below_what_a_pin_took_off_its_way_lies_what_served(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    await apply(world, spec | {"rollout": {"pin": BASE}})  # while the second is on its way
+    assert world.status.previous is not None
+    assert world.status.previous.revision == first
+
+    await apply(world, spec)
+    await crash(world)
+
+    assert active(world) == first
+
+
+async def test_a_mistyped_base_model_is_not_returned_to(world: Simulation, spec: Spec) -> None:
+    """Its author mends the spec; what keeps the pods from coming up is told, and mended by him too."""
+    await apply(world, spec | {"model": {"base": "smolm2"}})
+    await crash(world)
+    await apply(world, spec)
+    assert active(world) == BASE
+
+    await crash(world)  # a Secret is wrong as well
+    world.pass_time(3600)
+    await world.settle()
+    assert active(world) == BASE
+    assert world.status.previous is None
+    assert world.condition("Degraded").status is ConditionStatus.TRUE
+
+    await roll_out(world)
+    assert world.condition("Ready").status is ConditionStatus.TRUE
+    world.pass_time(3600)
+    await world.settle()
+    assert rollout_of(world).step is RolloutStep.DONE
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+
+async def test_a_served_base_model_whose_record_was_deleted_is_not_replaced_without_a_gate(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+
+    # the record comes back, and tells no more that it has served; another edit is still rolled out
+    world.cluster.remove(names.REVISION_KIND, BASE)
+    world.apply_agent(with_replicas(spec, 3) | {"model": {"base": "qwen3"}})
+    await world.settle()
+
+    assert active(world) == BASE
+    assert world.condition("Promoted").reason == "Held"
+
+
+async def test_a_revision_that_came_to_no_pod_is_watched_once_there_are_any(
+    world: Simulation, spec: Spec
+) -> None:
+    """Somebody scales to zero to stop the bleeding: that is no proof that the revision comes up."""
+    revision = await begin_rollout(world, spec)
+    await crash(world, restarts=1)
+    await apply(world, with_replicas(spec, 0))
+    await roll_out(world)
+    assert (rollout_of(world).step, rollout_of(world).reason) == (RolloutStep.DONE, "ScaledToZero")
+    assert world.condition("Progressing").status is ConditionStatus.FALSE
+
+    await apply(world, spec)
+    assert rollout_of(world).step is RolloutStep.RESTART
+    await crash(world)
+
+    assert active(world) == BASE
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+async def test_a_revision_that_came_to_no_pod_is_validated_once_there_are_any(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec)
+    await apply(world, with_replicas(spec, 0))
+    await roll_out(world)
+
+    await apply(world, spec)
+    await roll_out(world)
+    assert rollout_of(world).step is RolloutStep.BAKE
+    await world.validate(revision, score=1000)
+
+    assert active(world) == BASE
+    assert rollout_of(world).reason == "ScoreDropped"
+
+
+async def test_two_revisions_that_came_to_no_pod_lead_back_to_what_served(
+    world: Simulation, spec: Spec
+) -> None:
+    await begin_rollout(world, spec)
+    await apply(world, with_replicas(spec, 0))
+    await roll_out(world)
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    await roll_out(world)
+    assert active(world) == second
+
+    await apply(world, spec)
+    await crash(world)
+
+    assert active(world) == BASE
+
+
+@pytest.mark.parametrize("baking", [False, True], ids=["restarting", "baking"])
+async def test_a_person_rejects_what_is_on_its_way(world: Simulation, spec: Spec, *, baking: bool) -> None:
+    revision = await begin_rollout(world, spec)
+    if baking:
+        await roll_out(world)
+
+    world.decide(revision, "Rejected")
+    await world.settle()
+
+    assert active(world) == BASE
+    assert rollout_of(world).reason == "Rejected"
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+    # another word of the same person brings it back
+    await roll_out(world)
+    world.decide(revision, "Approved")
+    await world.settle()
+    assert active(world) == revision
+
+
+async def test_a_pin_is_stronger_than_a_rejection(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec)
+    await apply(world, spec | {"rollout": {"pin": revision}})
+
+    world.decide(revision, "Rejected")
+    await world.settle()
+    await roll_out(world)
+
+    assert active(world) == revision
+    assert rollout_of(world).step is RolloutStep.DONE
+
+
+@pytest.mark.parametrize("what", ["deadline", "crash"])
+async def test_an_edit_that_comes_with_the_bad_news_has_its_chance(
+    world: Simulation, spec: Spec, what: str
+) -> None:
+    """What is told of the Deployment before the edit is no news of the edit."""
+    revision = await begin_rollout(world, spec)
+    await crash(world, restarts=2)
+
+    if what == "deadline":
+        world.node.exceed_deadline("support")
+    mended = spec | {"agent": spec["agent"] | {"image": "example/agent:mended"}}
+    await apply(world, mended)
+    assert active(world) == revision
+
+    await roll_out(world)
+    assert rollout_of(world).step is RolloutStep.BAKE
+
+
+async def test_where_there_is_nothing_to_return_to_a_worse_score_is_told_and_ends_the_rollout(
+    world: Simulation, spec: Spec
+) -> None:
+    # given a revision with a verdict, pinned while another one was on its way, and let go again
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    await apply(world, spec | {"rollout": {"pin": first}})
+    await apply(world, spec)
+    assert world.status.previous is None
+
+    await roll_out(world)
+    if rollout_of(world).step is RolloutStep.BAKE and world.jobs(names.COMPONENT_VALIDATE):
+        await world.validate(first, score=100)
+    world.pass_time(3600)
+    await world.settle()
+
+    assert active(world) == first
+    assert rollout_of(world).step is RolloutStep.DONE
+
+
+async def test_a_clock_that_is_set_back_neither_hides_a_rollback_nor_makes_it_last(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    assert rollout_of(world).step is RolloutStep.BAKE
+    world.pass_time(-30 * 86_400)
+
+    await world.validate(revision, score=1000)
+
+    assert active(world) == BASE
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+    await roll_out(world)
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    assert active(world) == second
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+async def test_a_rollout_from_the_future_ends_in_time(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    world.pass_time(-365 * 86_400)
+
+    await world.validate(revision, score=8000)
+    world.pass_time(600)
+    await world.settle()
+
+    assert rollout_of(world).step is RolloutStep.DONE
+
+
+async def test_an_attempt_of_the_future_is_not_waited_for(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    first = names.evaluate_job(revision, "")
+    world.node.finish_job(first, None, failed=("BackoffLimitExceeded", "three pods failed"))
+    world.pass_time(30)
+    await world.settle()
+    assert world.jobs(names.COMPONENT_EVALUATE) == []
+
+    world.pass_time(-365 * 86_400)
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "1")]

@@ -45,6 +45,7 @@ class Chronicle:
     ungated: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
     _served: set[str] = field(default_factory=set)
+    _incumbent: str | None = None
 
     def __post_init__(self) -> None:
         self.world.cluster.watchers.append(self._watch)
@@ -58,12 +59,14 @@ class Chronicle:
 
     def _watch_active(self, raw: dict[str, Any]) -> None:
         active = (raw.get("status") or {}).get("active")
-        if active is None or active["revision"] in self._served:
+        if active is None or active["revision"] == self._incumbent:
             return
         # Nothing came before the first one; what has served before may serve again (a rollback).
-        if self._served and not self._is_entitled(active["revision"], raw):
+        is_new = self._served and active["revision"] not in self._served
+        if is_new and not self._is_entitled(active["revision"], raw):
             self.ungated.append(active["revision"])
         self._served.add(active["revision"])
+        self._incumbent = active["revision"]
 
     def _is_entitled(self, name: str, agent: dict[str, Any]) -> bool:
         revision = self.world.cluster.get(names.REVISION_KIND, name)
@@ -71,11 +74,10 @@ class Chronicle:
         passed = (revision.get("status") or {}).get("result") == VerdictResult.PASSED
         approved = revision["spec"].get("decision") == Decision.APPROVED
         pinned = agent["spec"].get("rollout", {}).get("pin") == name
-        return passed or approved or pinned or self._replaces_what_never_served(revision, agent)
+        return passed or approved or pinned or self._replaces_what_never_served(revision)
 
-    def _replaces_what_never_served(self, revision: dict[str, Any], agent: dict[str, Any]) -> bool:
-        previous = agent["status"].get("previous")
-        incumbent = previous and self.world.cluster.get(names.REVISION_KIND, previous["revision"])
+    def _replaces_what_never_served(self, revision: dict[str, Any]) -> bool:
+        incumbent = self._incumbent and self.world.cluster.get(names.REVISION_KIND, self._incumbent)
         if not incumbent or "training" in revision["spec"]:
             return False
         return "promotedAt" not in (incumbent.get("status") or {})

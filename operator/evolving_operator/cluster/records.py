@@ -49,6 +49,10 @@ class _Entry(msgspec.Struct, gc=False):
     fieldsV1: msgspec.Raw = msgspec.Raw(b"{}")  # noqa: N815 - as the API names it
 
 
+class _Owner(msgspec.Struct):
+    uid: str
+
+
 class _Metadata(msgspec.Struct, omit_defaults=True):
     name: str
     namespace: str
@@ -60,6 +64,7 @@ class _Metadata(msgspec.Struct, omit_defaults=True):
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     finalizers: list[str] | None = None
+    ownerReferences: list[_Owner] | None = None  # noqa: N815
     managedFields: list[_Entry] | None = None  # noqa: N815
 
 
@@ -249,6 +254,8 @@ def _record(kind: Kind, parsed: _Parsed) -> Record:
         metadata.annotations.pop(_LAST_APPLIED, None)
     if kind.kind not in _LABELLED:
         metadata.labels = None
+    if kind.kind != names.REVISION_KIND:
+        metadata.ownerReferences = None
     kept = _Kept(kind.api_version, kind.kind, metadata)
     if not kind.bare:
         _fill(kept, parsed)

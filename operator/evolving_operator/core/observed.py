@@ -60,6 +60,7 @@ class ObservedRevision:
     created: datetime
     spec: AgentRevisionSpec
     status: AgentRevisionStatus
+    is_left: bool = False  # by an agent of the same name that is gone: it is about to go as well
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def read_observed(
         if (debt := read_debt(raw)) is not None:
             debts.append(debt)
         if kind == names.REVISION_KIND:
-            if (revision := read_revision(raw, observed_agent.name)) is not None:
+            if (revision := read_revision(raw, observed_agent.name, observed_agent.uid)) is not None:
                 revisions[name] = revision
             continue
         if kind == "Pod":
@@ -193,7 +193,7 @@ def read_agent(raw: Raw) -> ObservedAgent:
     )
 
 
-def read_revision(raw: Raw, agent: str) -> ObservedRevision | None:
+def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
     """The AgentRevision; None where it is another agent's, unreadable, or on its way out."""
     metadata = raw["metadata"]
     if "deletionTimestamp" in metadata:
@@ -205,6 +205,7 @@ def read_revision(raw: Raw, agent: str) -> ObservedRevision | None:
         return None  # the CRD's schema lets no such object in: it is from another version of it
     if spec.agent_ref.name != agent:
         return None
+    owners = {owner["uid"] for owner in metadata.get("ownerReferences") or ()}
     return ObservedRevision(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -213,6 +214,7 @@ def read_revision(raw: Raw, agent: str) -> ObservedRevision | None:
         created=_time(metadata.get("creationTimestamp")) or _EPOCH,
         spec=spec,
         status=status,
+        is_left=bool(owners) and uid not in owners,  # one from a backup may have no owner
     )
 
 

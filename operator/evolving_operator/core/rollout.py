@@ -62,8 +62,10 @@ def adopt_base(situation: Situation) -> Step | None:
     ref = RevisionRef(revision=name, model_id=situation.spec.model.base, since=situation.timestamp)
     adopted = status.model_copy(update={"base": name})
     if status.active is None:
-        known = _last_known_active(situation)
-        return Step(adopted.model_copy(update={"active": known or ref}), before, is_plain=known is None)
+        known = _last_known(situation, RevisionState.ACTIVE)
+        if known is not None:
+            return Step(_restored(situation, known), before)
+        return Step(adopted.model_copy(update={"active": ref}), before, is_plain=True)
     if situation.rollout_under_way:
         return None
     without_candidate = adopted.model_copy(update={"candidate": None, "rollout": _without_trial(status)})
@@ -85,12 +87,45 @@ def base_revision_manifest(situation: Situation) -> Manifest:
     )
 
 
-def _last_known_active(situation: Situation) -> RevisionRef | None:
-    """What the revisions say was served, for an agent whose own status was lost (restored from a backup)."""
-    for revision in situation.observed.revisions.values():
-        if revision.status.state is RevisionState.ACTIVE:
-            return _ref(revision, situation)
-    return None
+def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentStatus:
+    """What the revisions tell, for an agent whose own status was lost (restored from a backup).
+
+    One that had not yet come to all pods is on its way once more, so that it can still go back. Verdicts are
+    made anew: nothing tells any more which evaluation counted.
+    """
+    previous = _last_known(situation, RevisionState.PREVIOUS)
+    candidate = _last_known(situation, RevisionState.CANDIDATE)
+    base = situation.spec.model.base
+    update: dict[str, object] = {
+        "active": _ref(active, situation),
+        "previous": _ref(previous, situation) if previous else None,
+    }
+    if candidate is not None and candidate.spec.base == base:
+        dataset = candidate.spec.dataset
+        update["candidate"] = _ref(candidate, situation)
+        update["evaluation"] = first_evaluation(
+            situation, candidate.name, dataset.version if dataset else None
+        )
+    if active.spec.base == base or (candidate is not None and candidate.name == situation.base_revision):
+        update["base"] = situation.base_revision  # else it is taken up as any other edit is
+    restored = situation.status.model_copy(update=update)
+    if previous is None or active.status.promoted_at is not None:
+        return restored
+    rollout = RolloutStatus(
+        revision=active.name,
+        step=RolloutStep.RESTART,
+        since=situation.timestamp,
+        template=situation.after(restored).template_hash,
+        reason="StatusLost",
+        message="It was on its way when the agent lost its status.",
+    )
+    return restored.model_copy(update={"rollout": rollout})
+
+
+def _last_known(situation: Situation, state: RevisionState) -> ObservedRevision | None:
+    """The revision that was in that place. What an agent of the same name has left is another one's."""
+    revisions = situation.observed.revisions.values()
+    return next((item for item in revisions if item.status.state is state and not item.is_left), None)
 
 
 # --- pin ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from evolving_agent.contract.report import CurationReport, DatasetRef, Outcome
 from evolving_operator.api import names
+from evolving_operator.api.models import RevisionState
 from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
 
@@ -173,3 +174,91 @@ async def test_a_run_that_was_deleted_does_not_bring_an_older_one_back(world: Si
 
     assert world.condition("DatasetReady").reason == "CurationFailed"
     assert world.events().count("CurationSucceeded") == 1
+
+
+# --- the agent's own status, and agents of the same name -------------------------------------------
+
+BASE = names.revision("support", "smollm2", "", "Base", "")
+CRASH = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+
+
+def lose_status(world: Simulation) -> None:
+    """As a backup does that keeps specs only."""
+    raw = world.cluster.get(names.AGENT_KIND, "support")
+    assert raw is not None
+    world.cluster.put(raw | {"status": {}})
+    world.restart()
+
+
+async def test_a_restart_goes_back_though_the_status_was_lost_meanwhile(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+
+    lose_status(world)
+    await world.settle()
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+    world.node.stick("support", CRASH, restarts=5)
+    await world.settle()
+
+    assert world.status.active.revision == BASE
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+async def test_a_candidate_outlives_the_status_and_is_evaluated_again(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=300, delta=4000, samples=3)
+    assert world.condition("Promoted").reason == "Held"
+
+    lose_status(world)
+    await world.settle()
+
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == revision
+    assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "1")]
+    await world.evaluate(revision, lower=2500)
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+
+
+async def test_a_base_model_that_was_changed_with_the_loss_is_a_candidate(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+
+    lose_status(world)
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision == BASE
+    assert world.status.candidate is not None
+    assert world.status.candidate.model_id == "qwen3"
+
+
+async def test_a_new_agent_is_not_the_one_that_had_its_name(world: Simulation, spec: Spec) -> None:
+    """`kubectl replace --force`: the garbage collector comes later than the next agent."""
+    await world.serve(spec)
+    revision = await world.promote()
+    left = world.cluster.all(names.REVISION_KIND)
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    for raw in left:
+        world.cluster.put(raw)
+
+    world.apply_agent(spec)
+    await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision == BASE
+
+    # when what was left is gone
+    for raw in world.cluster.all(names.REVISION_KIND):
+        world.cluster.remove(names.REVISION_KIND, raw["metadata"]["name"])
+    await world.settle()
+    assert world.revisions() == [BASE]
+    assert revision not in world.revisions()

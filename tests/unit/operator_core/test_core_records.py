@@ -40,7 +40,7 @@ async def test_whatever_is_read_of_an_object_is_read_of_its_record(world: Simula
     await world.promote()
     readers: dict[str, Callable[..., object]] = {
         names.AGENT_KIND: read_agent,
-        names.REVISION_KIND: partial(read_revision, agent="support"),
+        names.REVISION_KIND: partial(read_revision, agent="support", uid="another"),
         "Deployment": read_deployment,
         "Pod": read_pod,
         "Job": partial(read_job, pods=()),

@@ -6,9 +6,11 @@ pod is passed on as it is, and checked where it ends up: in the Deployment and t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from evolving_agent.contract.base import Document
 
@@ -30,6 +32,11 @@ REPLACED_BY: Final = {
     "imagePullSecrets": "name",
     "hostAliases": "ip",
 }
+
+DIRECTIVE: Final = "$patch"
+DIRECTIVES: Final = ("delete", "replace")
+RETAIN_KEYS: Final = "$retainKeys"
+DELETE_FROM: Final = "$deleteFromPrimitiveList/"
 
 _MAX_ELEMENTS = 64
 
@@ -54,7 +61,14 @@ def _list(name: str, description: str, **properties: dict[str, Any]) -> dict[str
         return schema
     text = {"type": "string", "minLength": 1, "maxLength": 4096, "description": "Key of the element."}
     number = {"type": "integer", "format": "int32", "description": "Key of the element."}
-    schema["items"] = _open_object(**{key: number if key == "containerPort" else text}, **properties)
+    directive = {
+        "type": "string",
+        "enum": list(DIRECTIVES),
+        "description": "delete takes away the element of this key; replace, in any element, all elements.",
+    }
+    schema["items"] = _open_object(
+        **{key: number if key == "containerPort" else text, DIRECTIVE: directive}, **properties
+    )
     schema["items"]["required"] = [key]
     if key == "name":
         schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
@@ -103,3 +117,25 @@ class PodTemplate(Document):
         "(image, args, its own variables and mounts) stays.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "properties": _POD},
     )
+
+    @field_validator("spec")
+    @classmethod
+    def _knows_its_directives(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        """What the schema cannot see, anywhere in a pod: a misspelt directive would take away in silence."""
+        for fault in _misused_directives(spec):
+            raise PydanticCustomError("directive", "{fault}", {"fault": fault})
+        return spec
+
+
+def _misused_directives(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _misused_directives(item, f"{path.removesuffix('.')}[{index}].")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name == DIRECTIVE and item not in DIRECTIVES:
+                yield f"{path}{name} is {item!r}: it can be {' or '.join(DIRECTIVES)}"
+            elif name.startswith((RETAIN_KEYS, DELETE_FROM)) and not isinstance(item, list):
+                yield f"{path}{name} is {item!r}: it must be a list"
+            else:
+                yield from _misused_directives(item, f"{path}{name}.")

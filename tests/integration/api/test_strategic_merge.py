@@ -89,7 +89,15 @@ COMMON = {
     "resources": RESOURCES,
     "workingDir": or_none("/tmp"),
     "securityContext": some(
-        runAsNonRoot=or_none(True), capabilities=some(drop=or_none(["ALL"], []), add=or_none(["CHOWN"]))
+        runAsNonRoot=or_none(True),
+        capabilities=some(drop=or_none(["ALL"], []), add=or_none(["CHOWN"]))
+        | st.sampled_from(
+            [
+                {"$patch": "delete"},
+                {"$patch": "replace", "drop": ["KILL"]},
+                {"$deleteFromPrimitiveList/drop": ["ALL"], "$deleteFromPrimitiveList/add": ["CHOWN"]},
+            ]
+        ),
     ),
     "lifecycle": or_none({"preStop": {"sleep": {"seconds": 3}}}),
 }
@@ -129,7 +137,11 @@ PODS = some(
     | st.just({"$retainKeys": ["fsGroup"], "fsGroup": 3000}),
     terminationGracePeriodSeconds=or_none(30),
     priorityClassName=or_none(""),
-    dnsConfig=or_none({"nameservers": ["10.0.0.53"], "searches": ["example"]}),
+    dnsConfig=or_none(
+        {"nameservers": ["10.0.0.53"], "searches": ["example"]},
+        {"$patch": "replace", "nameservers": ["10.0.0.53"]},  # where nothing was
+        {"$patch": "delete", "nameservers": ["10.0.0.53"]},
+    ),
     topologySpreadConstraints=st.just(
         [
             {

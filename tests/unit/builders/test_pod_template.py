@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from evolving_operator.api import names
 from evolving_operator.api.pod_template import PodMetadata, PodTemplate
 from evolving_operator.core.builders.base import Manifest
+from evolving_operator.core.builders.debt import build_provider_debt
 from evolving_operator.core.builders.strategic import merge_pod_template
 from support.golden import build_all, context_of
 
@@ -151,3 +154,88 @@ def test_the_operators_own_container_cannot_be_taken_away() -> None:
     )
 
     assert merged["spec"]["containers"] == built["spec"]["containers"]
+
+
+def test_a_directive_where_nothing_was_leaves_nothing() -> None:
+    """As the API server does: there is nothing to take away, and nothing to replace."""
+    built = _template(build_all(context_of("lora"))["deployment"])
+    selector = {"$patch": "delete", "disk": "slow"}
+    limits = {"$patch": "replace", "cpu": "1"}
+    added = PodTemplate(
+        spec={"nodeSelector": selector, "containers": [{"name": "agent", "resources": {"limits": limits}}]}
+    )
+
+    merged = merge_pod_template(built, added)
+
+    assert "nodeSelector" not in merged["spec"]
+    assert _container(merged, "agent")["resources"] == _container(built, "agent")["resources"]
+
+
+def test_single_values_are_taken_from_a_list() -> None:
+    built = _template(build_all(context_of("lora"))["deployment"])
+    capabilities = {"$deleteFromPrimitiveList/drop": ["ALL"], "$deleteFromPrimitiveList/add": ["CHOWN"]}
+    added = PodTemplate(
+        spec={"containers": [{"name": "agent", "securityContext": {"capabilities": capabilities}}]}
+    )
+
+    agent = _container(merge_pod_template(built, added), "agent")
+
+    assert agent["securityContext"]["capabilities"] == {"drop": []}
+
+
+def test_a_users_terms_of_affinity_carry_no_directive_into_the_pods() -> None:
+    built = _template(build_all(context_of("lora"))["deployment"])
+    term = {"topologyKey": "zone", "labelSelector": {"$patch": "replace", "matchLabels": {"app": "cache"}}}
+    added = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+    merged = merge_pod_template(built, PodTemplate(spec={"affinity": added}))
+
+    assert "$patch" not in str(merged)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"$patch": "merge"}, "$patch is 'merge': it can be delete or replace"),
+        (
+            {"containers": [{"name": "agent", "resources": {"limits": {"$patch": "remove"}}}]},
+            "containers[0].resources.limits.$patch is 'remove': it can be delete or replace",
+        ),
+        ({"securityContext": {"$retainKeys": 5}}, "securityContext.$retainKeys is 5: it must be a list"),
+        (
+            {"dnsConfig": {"$deleteFromPrimitiveList/searches": "a"}},
+            "dnsConfig.$deleteFromPrimitiveList/searches is 'a': it must be a list",
+        ),
+        ({"tolerations": [{"$patch": None}]}, "tolerations[0].$patch is None: it can be delete or replace"),
+    ],
+)
+def test_a_directive_that_does_not_exist_is_refused(spec: dict[str, Any], words: str) -> None:
+    """It would take away in silence what it was to change."""
+    with pytest.raises(ValidationError) as refusal:
+        PodTemplate(spec=spec)
+
+    assert refusal.value.errors()[0]["msg"] == words
+
+
+def test_what_a_deleted_agent_owes_is_paid_by_a_job_without_directives() -> None:
+    """What a user adds is merged into it as well: a literal `$patch` would be a label, and be refused."""
+    context = context_of("openai")
+    added = PodTemplate(
+        spec={
+            "nodeSelector": {"$retainKeys": ["disk"], "disk": "fast", "rack": None},
+            "tolerations": [{"key": "spot"}, {"$patch": "delete", "key": "gpu"}],
+            "priorityClassName": None,
+            "dnsConfig": {"$patch": "delete"},
+        }
+    )
+    agent = context.spec.agent.model_copy(update={"pod_template": added})
+
+    debt = build_provider_debt(
+        replace(context, spec=context.spec.model_copy(update={"agent": agent, "deletion_policy": "Delete"}))
+    )
+
+    pod = json.loads(debt["data"]["release-job.json"])["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"disk": "fast"}
+    assert pod["tolerations"] == [{"key": "spot"}]
+    assert "priorityClassName" not in pod
+    assert "dnsConfig" not in pod

@@ -16,6 +16,7 @@ from evolving_operator.core.builders.base import Manifest, object_metadata, with
 from evolving_operator.core.builders.context import BuildContext
 from evolving_operator.core.builders.job import pod_failure_policy, run_id
 from evolving_operator.core.builders.pod import confined, endpoint_key, literal, nobody
+from evolving_operator.core.builders.strategic import merged_into_nothing
 
 DEBT_KEY = "release-job.json"
 _DEADLINE_SECONDS = 3600
@@ -61,7 +62,6 @@ def build_provider_debt(context: BuildContext) -> Manifest:
 
 
 def _release_job(context: BuildContext, endpoint: Endpoint) -> Manifest:
-    added = context.spec.agent.pod_template.spec
     return release_job(
         context.name,
         context.uid,
@@ -74,7 +74,7 @@ def _release_job(context: BuildContext, endpoint: Endpoint) -> Manifest:
             run_id(),
             *endpoint_key(env.API_KEY, endpoint),
         ],
-        added={field: added[field] for field in TAKEN_FROM_TEMPLATE if field in added},
+        added=merged_into_nothing(context.spec.agent.pod_template, TAKEN_FROM_TEMPLATE),
     )
 
 

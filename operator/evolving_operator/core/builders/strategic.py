@@ -8,18 +8,24 @@ win: they are what makes the pod serve the right revision. So terms of affinity 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from evolving_operator.api import names
-from evolving_operator.api.pod_template import MERGED_BY, REPLACED_BY, PodTemplate
+from evolving_operator.api.pod_template import (
+    DELETE_FROM,
+    DIRECTIVE,
+    MERGED_BY,
+    REPLACED_BY,
+    RETAIN_KEYS,
+    PodTemplate,
+)
 from evolving_operator.core.builders.base import Manifest
 
 _APPENDED = {
     "requiredDuringSchedulingIgnoredDuringExecution",
     "preferredDuringSchedulingIgnoredDuringExecution",
 }
-_PATCH = "$patch"
-_RETAIN_KEYS = "$retainKeys"
 _OWNED_POD_FIELDS = ("serviceAccountName", "automountServiceAccountToken", "restartPolicy")
 _OWNED_CONTAINER_FIELDS = ("image", "args", "terminationMessagePath", "terminationMessagePolicy")
 
@@ -52,6 +58,12 @@ def merge_pod_template(built: Manifest, added: PodTemplate) -> Manifest:
     }
 
 
+def merged_into_nothing(added: PodTemplate, fields: Collection[str]) -> Manifest:
+    """These fields of what a user adds, for a pod that has none of them."""
+    merged: Manifest = _merge({}, {name: value for name, value in added.spec.items() if name in fields})
+    return merged
+
+
 def _with_owned_fields(spec: Manifest, built: Manifest) -> Manifest:
     own = built["containers"][0]
     containers = [
@@ -80,31 +92,39 @@ def _merge(built: Any, added: Any) -> Any:
     """A strategic merge of two values, by the rules of the API's own pod types."""
     if not (isinstance(built, dict) and isinstance(added, dict)):
         return _plain(added)
-    if _PATCH in added:
-        return _plain(added) if added[_PATCH] == "replace" else {}
+    if DIRECTIVE in added:
+        return _plain(added) if added[DIRECTIVE] == "replace" else {}
     merged = dict(built)
+    if (retained := added.get(RETAIN_KEYS)) is not None:
+        merged = {key: item for key, item in merged.items() if key in retained}
     for name, value in added.items():
-        if value is None:
+        if name == RETAIN_KEYS:
+            continue
+        if name.startswith(DELETE_FROM):
+            listed = name.removeprefix(DELETE_FROM)
+            if isinstance(merged.get(listed), list):
+                merged[listed] = [item for item in merged[listed] if item not in value]
+        elif value is None:
             merged.pop(name, None)
-        elif name == _RETAIN_KEYS:
-            merged = {key: item for key, item in merged.items() if key in value}
-        elif name not in merged:
-            merged[name] = _plain(value)
-        elif isinstance(value, list):
+        elif isinstance(value, list) and isinstance(merged.get(name), list):
             merged[name] = _merge_list(name, merged[name], value)
-        else:
+        elif isinstance(value, dict) and isinstance(merged.get(name), dict):
             merged[name] = _merge(merged[name], value)
+        elif _is_directive(value):
+            merged.pop(name, None)
+        else:
+            merged[name] = _without_directives(value)
     return merged
 
 
 def _merge_list(name: str, built: list[Any], added: list[Any]) -> list[Any]:
     if name in _APPENDED:
-        return built + [element for element in added if element not in built]
+        return built + [element for element in map(_plain, added) if element not in built]
     key = (MERGED_BY | REPLACED_BY).get(name)
     if key is None:
         return [_plain(element) for element in added]
-    directives = {element.get(key): element[_PATCH] for element in added if _PATCH in element}
-    patches = [element for element in added if _PATCH not in element]
+    directives = {element.get(key): element[DIRECTIVE] for element in added if DIRECTIVE in element}
+    patches = [element for element in added if DIRECTIVE not in element]
     if "replace" in directives.values():
         return [_plain(element) for element in patches]
     kept = [element for element in built if element.get(key) not in directives]
@@ -113,21 +133,35 @@ def _merge_list(name: str, built: list[Any], added: list[Any]) -> list[Any]:
     return _by_key(kept, merged, key)
 
 
-def _plain(value: Any) -> Any:
-    """What is added where nothing was: there is nothing that its directives could act upon."""
+def _without_directives(value: Any) -> Any:
+    """What is added where nothing was. What holds a directive is left out, as the API server does it: there
+    is nothing to take away or to replace."""
     if isinstance(value, list):
-        return [_plain(element) for element in value if not _is_deletion(element)]
+        return [_without_directives(item) for item in value if not _is_directive(item)]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _without_directives(item)
+        for name, item in value.items()
+        if item is not None and not name.startswith("$") and not _is_directive(item)
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What is taken as it stands: directives in it have nothing that they could act upon."""
+    if isinstance(value, list):
+        return [_plain(element) for element in value if not _is_directive(element)]
     if not isinstance(value, dict):
         return value
     return {
         name: _plain(item)
         for name, item in value.items()
-        if item is not None and name not in (_PATCH, _RETAIN_KEYS)
+        if item is not None and name not in (DIRECTIVE, RETAIN_KEYS) and not name.startswith(DELETE_FROM)
     }
 
 
-def _is_deletion(element: Any) -> bool:
-    return isinstance(element, dict) and _PATCH in element
+def _is_directive(value: Any) -> bool:
+    return isinstance(value, dict) and DIRECTIVE in value
 
 
 def _by_key(first: list[Manifest], second: list[Manifest], key: str) -> list[Manifest]:

@@ -36,6 +36,7 @@ _PATHS = {
     "jobs": "/apis/batch/v1",
     "leases": "/apis/coordination.k8s.io/v1",
     "events": "/apis/events.k8s.io/v1",
+    "storageclasses": "/apis/storage.k8s.io/v1",
 }
 
 

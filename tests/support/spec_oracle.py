@@ -130,26 +130,22 @@ def _places(spec: Raw, live: dict[tuple[str, str], Raw]) -> Iterator[tuple[str, 
     stamp = template["metadata"]["annotations"][names.ANNOTATION_CONFIG_HASH]
     config = json.loads(data["agent_config.json"])["configs"][stamp]
     yield "instructions", config["instructions"], _instructions(wanted)
-    yield "reflection", config["reflection"], wanted["reflection"]
-    yield (
-        "specialists",
-        [item["name"] for item in config["specialists"]],
-        [item["name"] for item in wanted.get("specialists", [])],
-    )
-    yield (
-        "tools",
-        [item["name"] for item in config["tools"]],
-        [item["name"] for item in wanted.get("tools", [])],
-    )
-    yield "endpoint", config["model"]["baseURL"], spec["model"]["endpoint"]["baseURL"]
+    for part in ("reflection", "sessions", "limits", "specialists", "tools", "toolUseBehavior"):
+        yield part, config[part], wanted.get(part, [])
+    yield "memory", config["memory"], wanted["memory"]["type"]
+    yield from _model_places(spec["model"], config["model"])
+    grace = pod.get("terminationGracePeriodSeconds", wanted["limits"]["requestTimeoutSeconds"] + 30)
+    yield "grace", template["spec"]["terminationGracePeriodSeconds"], grace
+    yield from _store_places(spec, live, template["spec"])
+    key = spec["model"]["endpoint"].get("apiKeySecretRef")
+    yield "model's key", _secret(container, "EVOLVING_API_KEY"), key
+    yield "database", _secret(container, "EVOLVING_MEMORY_URI"), wanted["memory"].get("connectionSecretRef")
     learning = json.loads(data["learning.json"])
+    yield "base model", learning["baseModel"], spec["model"]["base"]
     for part in ("curation", "training", "evaluation"):
         wanted_part = {key: value for key, value in spec.get(part, {}).items() if key != "podTemplate"}
         yield part, learning.get(part), wanted_part
 
-    if (volume := spec["storage"].get("volume")) is not None:
-        claim = live["PersistentVolumeClaim", f"{NAME}-store"]["spec"]
-        yield "size", claim["resources"]["requests"]["storage"], volume["size"]
     for part, name in (("curation", "curate"), ("training", "finetune")):
         if part in spec and (cron := live.get(("CronJob", f"{NAME}-{name}"))) is not None:
             yield f"{part} schedule", cron["spec"]["schedule"], spec[part]["schedule"]
@@ -159,6 +155,72 @@ def _places(spec: Raw, live: dict[tuple[str, str], Raw]) -> Iterator[tuple[str, 
             added = spec[part].get("podTemplate", {}).get("metadata", {}).get("labels", {})
             added = {key: value for key, value in added.items() if key not in own}
             yield f"{part} pod labels", job["metadata"]["labels"], added
+    if "training" in spec and (cron := live.get(("CronJob", f"{NAME}-finetune"))) is not None:
+        yield from _training_places(spec, cron["spec"]["jobTemplate"]["spec"])
+
+
+def _model_places(model: Raw, served: Raw) -> Iterator[tuple[str, Any, Any]]:
+    for part in ("maxOutputTokens", "temperaturePercent"):
+        yield part, served.get(part), model.get(part)
+    endpoint = {name: value for name, value in model["endpoint"].items() if name != "apiKeySecretRef"}
+    yield "endpoint", served, endpoint
+    is_trained = served["id"] != model["base"]
+    pricing = model.get("trainedPricing" if is_trained else "pricing", model.get("pricing"))
+    yield "pricing", served.get("pricing"), pricing
+
+
+def _store_places(spec: Raw, live: dict[tuple[str, str], Raw], pod: Raw) -> Iterator[tuple[str, Any, Any]]:
+    """A claim that the pods mount, or the environment that leads to a bucket."""
+    claim, store = live.get(("PersistentVolumeClaim", f"{NAME}-store")), spec["storage"].get("objectStore")
+    (mounted,) = (volume for volume in pod["volumes"] if volume["name"] == "store")
+    container = next(item for item in pod["containers"] if item["name"] == "agent")
+    told = {variable["name"]: variable.get("value") for variable in container["env"]}
+    if store is not None:
+        yield "a claim beside a bucket", claim, None
+        yield "place of the store", "emptyDir" in mounted, True
+        yield "bucket", told["EVOLVING_OBJECT_STORE"].startswith(f"s3://{store['bucket']}/"), True
+        yield "prefix", f"/{store.get('prefix', '')}" in told["EVOLVING_OBJECT_STORE"], True
+        yield "region", told["AWS_REGION"], store["region"]
+        yield "S3 server", told.get("AWS_ENDPOINT_URL"), store.get("endpoint")
+        secret = _secret(container, "AWS_SECRET_ACCESS_KEY") or {}
+        yield "S3 key", secret.get("name"), store.get("credentialsSecretRef", {}).get("name")
+        return
+    volume = spec["storage"].get("volume", {"size": "10Gi", "accessModes": ["ReadWriteOnce"]})
+    yield "place of the store", mounted["persistentVolumeClaim"]["claimName"], f"{NAME}-store"
+    yield "a bucket beside a claim", told.get("EVOLVING_OBJECT_STORE"), None
+    if claim is None:
+        yield "claim", None, volume
+        return
+    yield "size", claim["spec"]["resources"]["requests"]["storage"], volume["size"]
+    yield "access modes", claim["spec"]["accessModes"], volume["accessModes"]
+    if "storageClassName" in volume:  # else the cluster chooses
+        yield "storage class", claim["spec"].get("storageClassName"), volume["storageClassName"]
+    owners = [owner["name"] for owner in claim["metadata"].get("ownerReferences", [])]
+    yield "owner of the claim", owners == [NAME], spec["deletionPolicy"] == "Delete"
+
+
+def _training_places(spec: Raw, job: Raw) -> Iterator[tuple[str, Any, Any]]:
+    training, pod = spec["training"], job["template"]["spec"]
+    container = next(item for item in pod["containers"] if item["name"] == "job")
+    yield "training deadline", job["activeDeadlineSeconds"], training["activeDeadlineSeconds"]
+    backend = training["backend"]
+    if (lora := backend.get("lora")) is not None:
+        claims = [volume.get("persistentVolumeClaim", {}).get("claimName") for volume in pod["volumes"]]
+        yield "adapters", lora["adapterVolume"]["claimName"] in claims, True
+        if lora.get("image"):
+            yield "trainer", container["image"], lora["image"]
+        return
+    key = backend.get("openAI", {}).get("endpoint", {}).get("apiKeySecretRef")
+    yield "training key", _secret(container, "EVOLVING_TRAINING_API_KEY"), key
+    if spec["agent"].get("image"):
+        yield "image of the training", container["image"], spec["agent"]["image"]
+
+
+def _secret(container: Raw, variable: str) -> Raw | None:
+    """The key of a Secret that the variable is read from."""
+    found: Raw = next((item for item in container["env"] if item["name"] == variable), {})
+    ref: Raw | None = found.get("valueFrom", {}).get("secretKeyRef")
+    return ref
 
 
 def _instructions(agent: Raw) -> str:

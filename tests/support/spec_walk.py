@@ -24,6 +24,7 @@ _STOP_PERCENT = 25  # at an object that has fields: draw all of it anew
 _FIELD_PERCENT = 40  # of an object that is drawn anew: each field that is not required
 _REMOVE_PERCENT = 20
 _INSTEAD_PERCENT = 80  # of two fields that cannot be together: the other one is taken out
+_STORAGE_PERCENT = 15  # steps within storage, of which the API server refuses most
 _MAX_ITEMS = 3
 
 _WORDS = (
@@ -120,17 +121,22 @@ class Step:
 class SpecWalk:
     """Draws steps. Every choice is `chance`'s: the same seed walks the same way."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, fixed: str = "") -> None:
+        """`fixed`: a part of the spec that is left as it is."""
         self._chance = chance
+        self._fixed = fixed
         self._schema = spec_schema()
 
     def step(self, spec: Raw) -> Step:
         """Another spec, that differs in one place. It may be one that the API server refuses."""
         while True:
             changed = copy.deepcopy(spec)
-            path = self._change(changed, self._schema, ())
-            # Storage has no way back: what has grown stays so, and most of it is immutable.
-            if changed != spec and path[0] != "storage":
+            if "storage" in spec and self._fixed != "storage" and self._percent(_STORAGE_PERCENT):
+                storage = self._schema["properties"]["storage"]
+                path = self._change(changed["storage"], storage, ("storage",))
+            else:
+                path = self._change(changed, self._schema, ())
+            if changed != spec and path[0] != self._fixed:
                 return Step(path, changed)
 
     def _change(self, node: Raw, schema: Raw, path: Path) -> Path:

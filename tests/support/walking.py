@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from support.cluster import NotInTimeError, eventually_async
 from support.lives import Life, World, differences, errors_in
 from support.spec_oracle import REFUSED, left_to_do, observe, told_by_hand
 from support.spec_walk import PROMPTS, PROMPTS_NAME, SpecWalk, Step
-from support.stories import condition, holds, is_current, is_well
+from support.stories import NAME, condition, holds, is_current, is_well
 
 Raw = dict[str, Any]
 
@@ -26,6 +27,13 @@ SEED_SPEC: Raw = {
         "backend": {"type": "LoRA", "lora": {"adapterVolume": {"claimName": "adapters"}}},
     },
 }
+# What walks begin with, in turn: the default volume, which is left as it is; one that can grow; a bucket.
+STORAGE_CLASS = "growing"
+STORAGES: tuple[Raw, ...] = (
+    {},
+    {"volume": {"size": "10Gi", "storageClassName": STORAGE_CLASS, "accessModes": ["ReadWriteOnce"]}},
+    {"objectStore": {"bucket": "experience", "prefix": "agents"}},
+)
 BACK_EVERY = 10  # steps, until the seed's spec is applied again; at once where part of a spec is refused
 _SECONDS = 60
 _QUIET_SECONDS = 0.3
@@ -45,15 +53,18 @@ class Account:
 
 async def walk(world: World, seed: int, transitions: int) -> Account:
     """So many accepted changes, one after another, with the seed's spec in between."""
-    account, walker = Account(), SpecWalk(random.Random(seed))
-    async with world.life() as life:
+    account, origin = Account(), seed_spec(seed)
+    walker = SpecWalk(random.Random(seed), fixed="" if "storage" in origin else "storage")
+    async with world.life() as life, _volume(life):
         await world.api.create(
             life.scene.namespace, "configmaps", {"metadata": {"name": PROMPTS_NAME}, "data": PROMPTS}
         )
-        await life.scene.apply(**SEED_SPEC)
+        await life.scene.replace(origin)
         await _settle(life, "the seed", is_well)
+        if "volume" in origin.get("storage", {}):
+            await eventually_async(lambda: _is_bound(life), _SECONDS, "a volume that can grow")
         home = await _home(life)
-        spec = SEED_SPEC
+        spec = origin
         while account.transitions < transitions:
             step = walker.step(spec)
             try:
@@ -67,7 +78,7 @@ async def walk(world: World, seed: int, transitions: int) -> Account:
             faults = [fault async for fault in _faults(life, account)]
             is_refused = condition(await life.scene.agent(), "Degraded")["reason"] in REFUSED
             if (account.transitions % BACK_EVERY == 0 or is_refused) and not faults:
-                spec = SEED_SPEC
+                spec = _origin(origin, spec)
                 await life.scene.replace(spec)
                 account.returns += 1
                 faults = [f"back home: {fault}" async for fault in _strangeness(life, home)]
@@ -75,6 +86,52 @@ async def walk(world: World, seed: int, transitions: int) -> Account:
             if faults:  # what follows from a fault is no fault of its own
                 return account
     return account
+
+
+def seed_spec(seed: int) -> Raw:
+    """Where the walk of this seed begins."""
+    storage = STORAGES[seed % len(STORAGES)]
+    if "objectStore" not in storage:
+        return SEED_SPEC | ({"storage": storage} if storage else {})
+    agent = SEED_SPEC["agent"] | {"memory": {"type": "Disabled"}}
+    return SEED_SPEC | {"agent": agent, "storage": storage}
+
+
+def _origin(origin: Raw, spec: Raw) -> Raw:
+    """The seed's spec, as far as there is a way back: a volume that has grown stays so."""
+    if "volume" not in origin.get("storage", {}):
+        return origin
+    return origin | {"storage": {"volume": spec["storage"]["volume"]}}
+
+
+@asynccontextmanager
+async def _volume(life: Life) -> AsyncIterator[None]:
+    """One that the agent's claim will be bound to: the API server lets no other claim grow."""
+    api, name = life.scene.api, f"volume-of-{life.scene.namespace}"
+    storage_class = {
+        "metadata": {"name": STORAGE_CLASS},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "allowVolumeExpansion": True,
+    }
+    with suppress(ApiError):  # another walk has made it
+        await api.create("", "storageclasses", storage_class)
+    spec = {
+        "capacity": {"storage": "10Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": STORAGE_CLASS,
+        "hostPath": {"path": "/nowhere"},
+        "claimRef": {"namespace": life.scene.namespace, "name": f"{NAME}-store"},
+    }
+    await api.create("", "persistentvolumes", {"metadata": {"name": name}, "spec": spec})
+    try:
+        yield
+    finally:
+        await api.delete("", "persistentvolumes", name)
+
+
+async def _is_bound(life: Life) -> bool:
+    claim = await life.scene.api.get(life.scene.namespace, "persistentvolumeclaims", f"{NAME}-store")
+    return claim is not None and claim.get("status", {}).get("phase") == "Bound"
 
 
 def _misplaced(error: ApiError, step: Step, seed: int) -> Iterator[str]:
@@ -143,6 +200,8 @@ async def _home(life: Life) -> Raw:
     status, children = state["status"], state["children"]
     # Former base models stay in the history, and their configurations until their pods are gone.
     config = children.pop("configmaps/support-config")
+    # What has grown stays so: the oracle looks at it at each step.
+    children.pop(f"persistentvolumeclaims/{NAME}-store", None)
     agent = {"status": status}
     return {
         "children": children,

@@ -24,6 +24,7 @@ from evolving_operator.core.schedule import schedule_fault
 from evolving_operator.core.situation import Situation, applied_hash
 
 _SIZE = ("spec", "resources", "requests", "storage")  # of a volume claim
+_HASH = ("metadata", "annotations", names.ANNOTATION_APPLIED_HASH)
 _CREATED_ONCE = frozenset({"Job", names.REVISION_KIND})  # by a step: not among what is wanted all the time
 
 
@@ -127,6 +128,8 @@ Drift = Mapping[tuple[str, str], tuple[str, ...]]  # (kind, name) of a child →
 def drift_of(situation: Situation, wanted: Sequence[Manifest]) -> Drift:
     """What somebody else set, or took away, on children that are otherwise as they were last applied.
 
+    The hash that tells of this may be what was taken away: by a program that replaces whole objects.
+
     Nothing where to apply a child once more has been shown to change nothing: an API server that drops
     a field which it does not know would be told of it for ever.
     """
@@ -134,8 +137,10 @@ def drift_of(situation: Situation, wanted: Sequence[Manifest]) -> Drift:
     for manifest in wanted:
         key = manifest["kind"], manifest["metadata"]["name"]
         live, last = situation.observed.children.get(key), correction(situation, *key)
-        if live is None or not is_current(live, manifest) or (last is not None and live.owned == last.owned):
+        if live is None or (last is not None and live.owned == last.owned):
             continue
+        if not is_current(live, manifest) and owns(live.owned, *_HASH):
+            continue  # it is to become another, and nobody else has said so
         lost = lost_fields(manifest, live.owned)
         if lost:
             found[key] = tuple(lost)

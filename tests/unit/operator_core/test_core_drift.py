@@ -195,6 +195,40 @@ async def test_two_programs_that_insist_do_not_fight_at_full_speed(world: Simula
     assert await world.settle() == 20
 
 
+async def test_a_program_that_replaces_whole_objects_is_not_fought_at_full_speed(
+    world: Simulation, spec: Spec
+) -> None:
+    """With our annotation, it takes away what tells whether the object is as it was applied."""
+    await world.serve(spec)
+
+    def replace() -> None:
+        service = world.cluster.get("Service", "support")
+        assert service is not None
+        del service["metadata"]["annotations"]
+        service["spec"]["ports"] = [{**service["spec"]["ports"][0], "port": 8080}]
+        world.cluster.put(service)
+
+    for _ in range(3):
+        replace()
+        await world.settle()
+        assert port(world) == 80
+    replace()
+    assert await world.settle() == 10
+    assert port(world) == 8080
+    assert world.condition("Degraded").reason == "ChildContested"
+
+    # what the user says meanwhile is done at once
+    world.apply_agent(spec | {"agent": {**spec["agent"], "instructions": "Be brief."}})
+    await world.settle()
+    config_map = world.cluster.get("ConfigMap", "support-config")
+    assert config_map is not None
+    assert "Be brief." in config_map["data"]["agent_config.json"]
+
+    world.pass_time(10)
+    await world.settle()
+    assert port(world) == 80
+
+
 async def test_a_field_that_the_server_drops_is_asked_for_once(world: Simulation, spec: Spec) -> None:
     """An API server that does not know a field leaves it out of the object and of the record."""
     await world.serve(spec)

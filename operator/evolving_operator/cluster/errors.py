@@ -42,6 +42,12 @@ class Forbidden(Refused):
     reason = "Forbidden"
 
 
+class NameTaken(Refused):
+    """An object of that name is there, and it is somebody else's."""
+
+    reason = "NameTaken"
+
+
 class Unavailable(ClusterError):
     """The server cannot answer now: wait `retry_after` seconds where it says so, and try again."""
 

@@ -17,6 +17,14 @@ class Gateway(Protocol):
         """Server-side apply of the whole object, taking over fields that others have set."""
         ...
 
+    async def apply_new(self, manifest: Manifest) -> Raw:
+        """The same where there is no object of that name yet; Conflict where there is."""
+        ...
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Raw | None:
+        """The object as it is now, by the right to list it; None where there is none."""
+        ...
+
     async def overwrite(self, manifest: Manifest) -> Raw:
         """Merge patch: each list becomes the manifest's, without what others have added to it."""
         ...

@@ -63,6 +63,17 @@ class LiveGateway:
     async def apply(self, manifest: Manifest) -> Raw:
         return await self._patch("apply", manifest, None)
 
+    async def apply_new(self, manifest: Manifest) -> Raw:
+        # The API server looks at a version only where there is an object to compare it with, and none has
+        # this one any more.
+        metadata = manifest["metadata"] | {"resourceVersion": "1"}
+        return await self._patch("apply", manifest | {"metadata": metadata}, None)
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Raw | None:
+        query = {"fieldSelector": f"metadata.name={name}"}
+        items = (await self._request("list", "GET", kind.path(namespace), query=query))["items"]
+        return {"apiVersion": kind.api_version, "kind": kind.kind, **items[0]} if items else None
+
     async def overwrite(self, manifest: Manifest) -> Raw:
         kind, metadata = kind_of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
         path, query = (

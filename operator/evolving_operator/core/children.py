@@ -164,14 +164,15 @@ def needed_applies(situation: Situation, wanted: Sequence[Manifest], drift: Drif
         if key[0] in unreadable:
             continue
         lost, last = drift.get(key, ()), correction(situation, *key)
-        is_left = is_current(situation.observed.children.get(key), manifest) and not lost
+        live = situation.observed.children.get(key)
+        is_left = is_current(live, manifest) and not lost
         waits = last is not None and not last.is_due and not set(lost).isdisjoint(last.fields)
         is_config = key == ("ConfigMap", names.config_map(situation.agent))
         if is_config and is_refused(situation, manifest):
             unreadable = {"Deployment"}  # its pods would look for a configuration that is not there
         if is_left or waits or is_refused(situation, manifest):
             continue
-        yield Apply(manifest, corrects=lost, is_required=is_config)
+        yield Apply(manifest, corrects=lost, is_required=is_config, is_new=live is None)
 
 
 def standing_refusals(situation: Situation) -> Iterator[Refusal]:

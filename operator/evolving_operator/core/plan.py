@@ -27,6 +27,7 @@ class Apply:
     manifest: Manifest
     corrects: tuple[str, ...] = ()  # the drifted fields, where it does nothing else than to set them right
     is_required: bool = False  # where the API server refuses it, the rest of the plan does not follow
+    is_new: bool = False  # none of the agent's is known: an object of this name may be somebody else's
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,13 @@ class Fence:
         self._leadership.check()
         return await self._gateway.apply(manifest)
 
+    async def apply_new(self, manifest: Manifest) -> Raw:
+        self._leadership.check()
+        return await self._gateway.apply_new(manifest)
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Raw | None:
+        return await self._gateway.find(kind, namespace, name)
+
     async def overwrite(self, manifest: Manifest) -> Raw:
         self._leadership.check()
         return await self._gateway.overwrite(manifest)

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from evolving_operator.api import names
 from evolving_operator.api.models import AgentRevisionStatus, EvolvingAgentStatus
 from evolving_operator.cluster.cache import Cache
-from evolving_operator.cluster.errors import AlreadyExists, Invalid, NotFound, Refused
+from evolving_operator.cluster.errors import AlreadyExists, Conflict, Invalid, NameTaken, NotFound, Refused
 from evolving_operator.cluster.gateway import Gateway
-from evolving_operator.cluster.kinds import AGENT
+from evolving_operator.cluster.kinds import AGENT, kind_of
 from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
 from evolving_operator.core.clock import Timers
@@ -53,7 +53,10 @@ class _Unheard:
 AgentTransition = Callable[[AgentKey, EvolvingAgentStatus, EvolvingAgentStatus], None]
 RevisionTransition = Callable[[AgentKey, AgentRevisionStatus | None, AgentRevisionStatus], None]
 
-NAME_TAKEN = "NameTaken"
+_NAME_TAKEN = (
+    "an object of this name is there that is not the agent's, or that is being deleted. Delete it; or give it "
+    "the label {label}: {agent}, and it becomes the agent's, and goes with it."
+)
 # What the API server refused may be accepted later (a quota is raised, a policy removed).
 _REFUSAL_RETRY = timedelta(seconds=10)
 # Of an object whose creation was answered by nobody, the watch tells within seconds.
@@ -264,7 +267,7 @@ class Reconciler:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         try:
             if isinstance(action, Apply):
-                stored = await self._apply(action)
+                stored = await (self._apply_new(key, action) if action.is_new else self._apply(action))
             else:
                 stored = await self._gateway.create(manifest)
         except AlreadyExists:
@@ -291,6 +294,23 @@ class Reconciler:
             self._note_correction(key, kind, name, action.corrects, owned_fields(stored))
         return True
 
+    async def _apply_new(self, key: AgentKey, action: Apply) -> Raw:
+        """What others have under this name is not taken over: it would go with the agent.
+
+        It may be our own all the same: the watch lags behind, or somebody took the agent's label away.
+        """
+        manifest = action.manifest
+        try:
+            return await self._gateway.apply_new(manifest)
+        except Conflict:
+            kind, metadata = kind_of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
+            found = await self._gateway.find(kind, metadata["namespace"], metadata["name"])
+            if found is None:
+                raise
+            if not _is_ours(found, manifest):
+                raise NameTaken(_NAME_TAKEN.format(label=names.LABEL_AGENT, agent=key[1])) from None
+        return await self._apply(action)
+
     async def _apply(self, action: Apply) -> Raw:
         """An apply leaves alone what others added to a list, even where both together are invalid.
 
@@ -315,15 +335,14 @@ class Reconciler:
         now, named = self._clock(), _named(manifest)
         since = self._taken.setdefault(key, {}).setdefault(named, now)
         known = self._refused.get(key, {}).get(named)
-        is_told = known is not None and known.refusal.reason == NAME_TAKEN
+        is_told = known is not None and known.refusal.reason == NameTaken.reason
         if is_told or now - since >= _TAKEN_GRACE:
             del self._taken[key][named]
             self._note_refusal(
                 key,
                 manifest,
-                NAME_TAKEN,
-                "an object of this name is there that is not the agent's, or that is being deleted. "
-                f"Delete it, or give it the label {names.LABEL_AGENT}: {key[1]} if it is the agent's.",
+                NameTaken.reason,
+                _NAME_TAKEN.format(label=names.LABEL_AGENT, agent=key[1]),
             )
 
     def _note_correction(
@@ -360,6 +379,18 @@ class Reconciler:
 
 def _named(manifest: Manifest) -> tuple[str, str]:
     return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _is_ours(found: Raw, manifest: Manifest) -> bool:
+    """By the agent's label, its owner reference, or the record of an apply of ours."""
+    metadata, wanted = found["metadata"], manifest["metadata"]
+    agent = wanted["labels"][names.LABEL_AGENT]
+    owners = {owner["uid"] for owner in metadata.get("ownerReferences") or ()}
+    return (
+        (metadata.get("labels") or {}).get(names.LABEL_AGENT) == agent
+        or any(owner["uid"] in owners for owner in wanted.get("ownerReferences", ()))
+        or owned_fields(found) != ""
+    )
 
 
 def _typed(stored: Raw, api_version: str, kind: str) -> Raw:

@@ -78,6 +78,15 @@ class FakeCluster:
             stored = self._update(known, _merged(known, _owned(known), wanted))
         return self._written("apply", stored)
 
+    async def apply_new(self, manifest: Manifest) -> Raw:
+        if _key(manifest) in self._objects:
+            self._strike("before", manifest["kind"])
+            raise Conflict(f"{manifest['kind']} {manifest['metadata']['name']}: the object has been modified")
+        return await self.apply(manifest)
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Raw | None:
+        return self.get(kind.kind, name, namespace)
+
     async def overwrite(self, manifest: Manifest) -> Raw:
         self._strike("before", manifest["kind"])
         known = self._known(manifest)

@@ -193,6 +193,159 @@ CHANGES: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
 }
 
 
+def test_a_pause_of_the_deployment_is_taken_back(
+    place: Place, kubelet: Kubelet, start_operator: StartOperator
+) -> None:
+    """It would hold up every promotion, until it is taken for the candidate's fault."""
+    operator = start_operator()
+    settled(place, kubelet)
+
+    place.kubectl("rollout", "pause", "deployment/support")
+
+    eventually(
+        lambda: not has_field(place, "deployment/support", "spec", "paused"), timeout=30, message="it goes on"
+    )
+    assert operator.errors() == []
+
+
+def test_a_volume_that_somebody_has_grown_stays_so_when_its_owner_changes(
+    place: Place, kubelet: Kubelet, start_operator: StartOperator
+) -> None:
+    storage_class = f"growing-{place.namespace}"
+    with growing_volume(place, storage_class):
+        operator = start_operator()
+        volume = {"size": "10Gi", "storageClassName": storage_class, "accessModes": ["ReadWriteOnce"]}
+        spec = {**AGENT["spec"], "storage": {"volume": volume}}
+        place.apply({**AGENT, "spec": spec})
+        eventually(
+            lambda: place.kubectl("get", "pvc", "-o", "jsonpath={.items[*].status.phase}") == "Bound",
+            timeout=60,
+            message="a volume",
+        )
+        patch(place, "pvc/support-store", {"spec": {"resources": {"requests": {"storage": "20Gi"}}}})
+
+        # when the claim is to belong to the agent, which the API server allows, but not to shrink
+        place.apply({**AGENT, "spec": {**spec, "deletionPolicy": "Delete"}})
+
+        eventually(
+            lambda: has_field(place, "pvc/support-store", "metadata").get("ownerReferences"),
+            timeout=30,
+            message="an owner",
+        )
+        size = ("spec", "resources", "requests", "storage")
+        assert has_field(place, "pvc/support-store", *size) == "20Gi"
+        assert place.condition("support", "Degraded")["reason"] == "AsExpected"
+
+        # and the user's own word is the last one
+        volume["size"] = "30Gi"
+        place.apply({**AGENT, "spec": spec})
+        eventually(
+            lambda: has_field(place, "pvc/support-store", *size) == "30Gi", timeout=30, message="30 GiB"
+        )
+        assert operator.errors() == []
+
+
+@contextmanager
+def growing_volume(place: Place, storage_class: str) -> Iterator[None]:
+    """A volume for the agent's claim, of a class that lets claims grow."""
+    name = f"volume-{place.namespace}"
+    place.cluster.apply(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": storage_class},
+            "provisioner": "kubernetes.io/no-provisioner",
+            "allowVolumeExpansion": True,
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                "capacity": {"storage": "10Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": storage_class,
+                "hostPath": {"path": "/nowhere"},
+                "claimRef": {"namespace": place.namespace, "name": "support-store"},
+            },
+        },
+    )
+    try:
+        yield
+    finally:
+        place.cluster.kubectl("delete", "--wait=false", "pv", name)
+        place.cluster.kubectl("delete", "storageclass", storage_class)
+
+
+def test_a_child_that_is_deleted_and_held_is_waited_for(
+    place: Place, kubelet: Kubelet, start_operator: StartOperator
+) -> None:
+    """As a claim is while pods use it; here, so that it can be let go, by a finalizer."""
+    operator = start_operator()
+    settled(place, kubelet)
+    target = "service/support"
+    patch(place, target, {"metadata": {"finalizers": ["example.com/held"]}})
+    uid = has_field(place, target, "metadata", "uid")
+
+    place.kubectl("delete", target, "--wait=false")
+    eventually(
+        lambda: place.condition("support", "Degraded").get("reason") == "ChildDeleted",
+        timeout=40,
+        message="Degraded/ChildDeleted",
+    )
+    assert "example.com/held" in place.condition("support", "Degraded")["message"]
+    asked = 'evolving_operator_api_requests_total{code="200",verb="apply"}'
+    before = operator.metrics().get(asked, 0.0)
+
+    patch(place, target, {"metadata": {"finalizers": None}})
+    eventually(
+        lambda: place.kubectl("get", target, "-o", "jsonpath={.metadata.uid}") not in ("", uid),
+        timeout=30,
+        message="another Service",
+    )
+    eventually(
+        lambda: place.condition("support", "Degraded").get("status") == "False",
+        timeout=30,
+        message="all is well",
+    )
+    assert before == operator.metrics().get(asked, 0.0), "it was written to while it was held"
+    assert operator.errors() == []
+
+
+def test_objects_of_others_under_our_names_stay_theirs(
+    place: Place, kubelet: Kubelet, start_operator: StartOperator
+) -> None:
+    place.kubectl("create", "service", "clusterip", "support", "--tcp=1234")
+    place.kubectl("create", "configmap", "support-config", "--from-literal=theirs=yes")
+    place.kubectl("create", "serviceaccount", "support")
+    theirs = [("service", "support"), ("configmap", "support-config"), ("serviceaccount", "support")]
+    before = [place.get(*target) for target in theirs]
+    operator = start_operator()
+
+    place.apply(AGENT)
+    eventually(
+        lambda: place.condition("support", "Degraded").get("reason") == "NameTaken",
+        timeout=30,
+        message="Degraded/NameTaken",
+    )
+    assert [place.get(*target) for target in theirs] == before
+
+    # when they are out of the way, or said to be the agent's
+    place.kubectl("delete", "service", "support")
+    place.kubectl("delete", "configmap", "support-config")
+    place.kubectl("label", "serviceaccount", "support", f"{names.LABEL_AGENT}=support")
+    settled(place, kubelet)
+    eventually(
+        lambda: place.condition("support", "Degraded").get("status") == "False",
+        timeout=30,
+        message="all is well",
+    )
+    account = place.get("serviceaccount", "support")
+    assert account["metadata"]["uid"] == before[2]["metadata"]["uid"]
+    assert account["metadata"]["ownerReferences"][0]["kind"] == names.AGENT_KIND
+    assert operator.errors() == []
+
+
 def test_every_changed_field_comes_back_and_then_nothing_is_written(
     place: Place, kubelet: Kubelet, start_operator: StartOperator
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus
 from evolving_operator.cluster.errors import Forbidden
+from evolving_operator.cluster.kinds import OWNED
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
@@ -160,3 +161,48 @@ async def test_a_base_revision_that_is_refused_is_asked_for_slowly(world: Simula
     assert await world.settle() == 10
     assert asked == 1
     assert "exceeded quota" in world.condition("Degraded").message
+
+
+@pytest.mark.parametrize(("kind", "name"), CHILDREN)
+async def test_what_somebody_else_has_under_a_childs_name_is_not_taken_over(
+    world: Simulation, spec: Spec, kind: str, name: str
+) -> None:
+    theirs = {"kind": kind, "metadata": {"name": name, "namespace": "default"}, "data": {"theirs": "yes"}}
+    theirs["apiVersion"] = next(known.api_version for known in OWNED if known.kind == kind)
+    before = world.cluster.put(theirs)
+
+    world.apply_agent(spec)
+    await world.settle()
+
+    assert world.cluster.get(kind, name) == before
+    told = world.condition("Degraded")
+    assert told.reason == "NameTaken"
+    assert f"{kind} {name} was refused: an object of this name is there" in told.message
+    assert await world.settle() == 10
+
+    # until it is out of the way
+    world.cluster.remove(kind, name)
+    world.pass_time(10)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    made = world.cluster.get(kind, name)
+    assert made is not None
+    assert "theirs" not in made.get("data", {})
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+
+async def test_a_child_whose_label_somebody_took_away_is_still_ours(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    service = world.cluster.get("Service", "support")
+    assert service is not None
+    del service["metadata"]["labels"]
+    world.cluster.put(service)
+    world.restart()
+
+    await world.settle()
+
+    healed = world.cluster.get("Service", "support")
+    assert healed is not None
+    assert healed["metadata"]["labels"][names.LABEL_AGENT] == "support"
+    assert healed["metadata"]["uid"] == service["metadata"]["uid"]

@@ -48,6 +48,8 @@ def build_deployment(context: BuildContext, config_hash: str, *, sets_replicas: 
             ),
             "spec": {
                 **replicas,
+                # Said, so that a pause is an edit like any other: it would hold up every promotion.
+                "paused": False,
                 "revisionHistoryLimit": 3,
                 "progressDeadlineSeconds": spec.rollout.progress_deadline_seconds,
                 "selector": {"matchLabels": names.selector_labels(context.name)},

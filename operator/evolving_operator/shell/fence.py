@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from evolving_operator.cluster.gateway import Gateway, Raw
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.plan import Manifest, ObjectRef
-from evolving_operator.shell.leader import Leadership
+from evolving_operator.shell.leader import Leadership, LeadershipLostError
+
+_Answer = TypeVar("_Answer")
 
 
 class Fence:
@@ -13,15 +20,30 @@ class Fence:
 
     The loop that renews the Lease would notice too, but perhaps a moment later than a worker that wakes up
     from the same sleep with a decision in its hand.
+
+    A write that is cut off may take effect later, beside the next leader's: `is_clean` tells whether the
+    Lease can be given back, or has to run out.
     """
 
     def __init__(self, gateway: Gateway, leadership: Leadership) -> None:
         self._gateway = gateway
         self._leadership = leadership
+        self._is_closed = False
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self.is_clean = True
+
+    async def close(self, seconds: float) -> None:
+        """Let no write begin any more, and wait for those that have: so long at most."""
+        self._is_closed = True
+        self._idle.clear()
+        if self._under_way:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
 
     async def apply(self, manifest: Manifest) -> Raw:
-        self._leadership.check()
-        return await self._gateway.apply(manifest)
+        return await self._write(lambda: self._gateway.apply(manifest))
 
     async def apply_new(self, manifest: Manifest) -> Raw:
         self._leadership.check()
@@ -31,24 +53,34 @@ class Fence:
         return await self._gateway.find(kind, namespace, name)
 
     async def overwrite(self, manifest: Manifest) -> Raw:
-        self._leadership.check()
-        return await self._gateway.overwrite(manifest)
+        return await self._write(lambda: self._gateway.overwrite(manifest))
 
     async def apply_status(self, manifest: Manifest) -> Raw:
-        self._leadership.check()
-        return await self._gateway.apply_status(manifest)
+        return await self._write(lambda: self._gateway.apply_status(manifest))
 
     async def create(self, manifest: Manifest) -> Raw:
-        self._leadership.check()
-        return await self._gateway.create(manifest)
+        return await self._write(lambda: self._gateway.create(manifest))
 
     async def delete(self, ref: ObjectRef) -> Raw | None:
-        self._leadership.check()
-        return await self._gateway.delete(ref)
+        return await self._write(lambda: self._gateway.delete(ref))
 
     async def replace(self, manifest: Manifest) -> Raw:
-        self._leadership.check()
-        return await self._gateway.replace(manifest)
+        return await self._write(lambda: self._gateway.replace(manifest))
 
     async def read(self, kind: Kind, namespace: str, name: str) -> Raw:
         return await self._gateway.read(kind, namespace, name)
+
+    async def _write(self, send: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        self._leadership.check()
+        if self._is_closed:
+            raise LeadershipLostError("this process is about to give the Lease back")
+        self._under_way += 1
+        try:
+            return await send()
+        except asyncio.CancelledError:
+            self.is_clean = False
+            raise
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()

@@ -34,7 +34,7 @@ def registered(
 
     `on_news` is told of each agent that has changed. `on_list` is called for every agent that a list
     brings, not the watch that follows it: a list says nothing of what went since the last one. `on_lease`
-    is called for every state of the Lease.
+    is called for every state of the Lease, and with nothing where it was deleted.
     """
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(login)
@@ -47,7 +47,7 @@ def registered(
             on_news(agent)
 
     async def renewed(event: Any, **_: Any) -> None:
-        on_lease(event["object"])
+        on_lease({} if event["type"] == "DELETED" else event["object"])
 
     for kind, handler in ((agents, seen), (LEASE, renewed)):
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(handler)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from evolving_operator.cluster.gateway import Gateway
 from evolving_operator.cluster.kinds import LEASE
 
 logger = logging.getLogger(__name__)
+
+# What a Lease lasts that its holder has given back, here and in other programs: nobody else writes this.
+_RELEASED_SECONDS = 1
 
 Raw = dict[str, Any]
 
@@ -66,9 +70,10 @@ class Leadership:
         self._identity = identity
         self._clock = clock
         self._seen: tuple[str, str] | None = None  # holder and renewal time, as the Lease last had them
-        self._seen_at = 0.0
+        self._runs_out_at = 0.0  # where nothing more is seen of it
         self._renewed_at = 0.0
-        self._released = asyncio.Event()
+        self._leads = False
+        self._stirred = asyncio.Event()  # the Lease is to be looked at before its time
         self._held: Raw | None = None  # the Lease as this process last wrote it
 
     async def acquire(self) -> None:
@@ -80,20 +85,21 @@ class Leadership:
                     return
             except ClusterError as error:
                 logger.warning("no Lease", extra={"error": str(error)})
-            self._released.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.interval):
-                    await self._released.wait()
+            await self._pause(min(self._settings.interval, self._until_run_out()))
 
     def seen(self, lease: Raw) -> None:
-        """A watch has brought this state of the Lease: where nobody holds it, the wait is over."""
-        if not (lease.get("spec") or {}).get("holderIdentity"):
-            self._released.set()
+        """A watch has brought this state of the Lease, without a spec where it was deleted.
+
+        Where nobody holds it, a wait is over. Where somebody took it from the leader, that is told.
+        """
+        holder = (lease.get("spec") or {}).get("holderIdentity")
+        if not holder or (self._leads and holder != self._identity):
+            self._stirred.set()
 
     async def keep(self) -> None:
         """Renew the Lease for ever. Raises LeadershipLostError where it is lost, or may be."""
         while True:
-            await asyncio.sleep(self._settings.interval)
+            await self._pause(self._settings.interval)
             left = self._renewed_at + self._settings.renew_deadline - self._clock()
             try:
                 async with asyncio.timeout(max(0.1, left)):
@@ -117,7 +123,12 @@ class Leadership:
             lease = await self._read()
             if lease is None or lease["spec"].get("holderIdentity") != self._identity:
                 return
-            lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+            self._leads, self._held = False, None
+            lease["spec"] |= {
+                "holderIdentity": "",
+                "leaseDurationSeconds": _RELEASED_SECONDS,
+                "renewTime": _now(),
+            }
             await self._gateway.replace(lease)
         except ClusterError as error:
             logger.warning("the Lease was not released", extra={"error": str(error)})
@@ -128,24 +139,25 @@ class Leadership:
             try:
                 await self._write(self._held)  # one request: a busy server is asked for no more
                 return True
-            except Conflict:
-                self._held = None  # somebody else has written it: see who
+            except (Conflict, NotFound):
+                self._held = None  # somebody else has written it, or deleted it: see who
         lease = await self._read()
+        holder = "" if lease is None else lease["spec"].get("holderIdentity") or ""
+        # Nobody's: a person has cleared or deleted it. Who leads takes it back at once, others wait for that.
+        is_taken_back = self._leads and not holder
+        if holder != self._identity and not is_taken_back and not self._is_free(lease):
+            return False
         if lease is None:
             asked_at = self._clock()
             try:
                 await self._gateway.create(self._fresh())
             except AlreadyExists:
                 return False
-            self._renewed_at = asked_at
+            self._leads, self._renewed_at = True, asked_at
             return True
-        spec = lease["spec"]
-        holder = spec.get("holderIdentity") or ""
-        if holder != self._identity and holder and not self._has_run_out(spec):
-            return False
         if holder != self._identity:
-            transitions = spec.get("leaseTransitions") or 0
-            spec |= {"acquireTime": _now(), "leaseTransitions": transitions + 1}
+            transitions = lease["spec"].get("leaseTransitions") or 0
+            lease["spec"] |= {"acquireTime": _now(), "leaseTransitions": transitions + 1}
         await self._write(lease)
         return True
 
@@ -159,21 +171,45 @@ class Leadership:
         }
         stored = await self._gateway.replace(lease)
         self._held = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, **stored}
-        self._renewed_at = asked_at
+        self._leads, self._renewed_at = True, asked_at
 
-    def _has_run_out(self, spec: Raw) -> bool:
-        seen = (spec.get("holderIdentity") or "", spec.get("renewTime") or "")
-        if seen != self._seen:
-            self._seen, self._seen_at = seen, self._clock()
+    def _is_free(self, lease: Raw | None) -> bool:
+        """Whether nobody can be leading by what was seen of the Lease, and when.
+
+        That nobody holds it, or that there is none, tells nothing where it was not the leader's own doing:
+        the leader may not know yet, and goes on for as long as it had the Lease.
+        """
+        spec: Raw = {} if lease is None else lease["spec"]
+        holder, seconds = spec.get("holderIdentity") or "", spec.get("leaseDurationSeconds") or 0
+        if lease is None and self._seen is None:
+            return True  # there never was one
+        if lease is not None and not holder and seconds == _RELEASED_SECONDS:
+            return True
+        state = (holder, spec.get("renewTime") or "")
+        if state != self._seen:
+            self._seen, self._runs_out_at = state, self._clock() + max(self._settings.seconds, float(seconds))
             return False
-        return self._clock() - self._seen_at >= float(spec.get("leaseDurationSeconds") or 0)
+        return self._clock() >= self._runs_out_at
+
+    def _until_run_out(self) -> float:
+        """Seconds until the Lease runs out, by what was seen of it; no end where it has, or is not known."""
+        left = self._runs_out_at - self._clock()
+        return math.inf if left <= 0 else left + 0.01
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait that long, or until a watch brings what cannot wait."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+        self._stirred.clear()
 
     async def _read(self) -> Raw | None:
         try:
             lease = await self._gateway.read(LEASE, self._settings.namespace, self._settings.name)
         except NotFound:
             return None
-        return {"apiVersion": LEASE.api_version, "kind": LEASE.kind, **lease}
+        lease = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, **lease}
+        return lease | {"spec": dict(lease.get("spec") or {})}
 
     def _fresh(self) -> Raw:
         return {

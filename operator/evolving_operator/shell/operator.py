@@ -46,6 +46,8 @@ _PATIENCE = timedelta(seconds=0.5)
 # kopf lists the agents once more, which takes half as long as all that comes before.
 _HEAD_START_SECONDS = 20.0
 _STANDBY_SECONDS = 1.0
+# A process that is told to stop waits so long for its writes: the next one is to lead within three seconds.
+_LAST_WRITES_SECONDS = 1.5
 # Objects between two searches for garbage. A decision makes thousands and hardly any are cycles: Python's 700
 # would search through them several times while it is made (6 % of a start on thousands of agents).
 _GARBAGE_THRESHOLDS = (50_000, 20, 20)
@@ -142,17 +144,21 @@ class Operator:
         standby.cancel()
         loop.call_later(_HEAD_START_SECONDS, self.watches_due.set)
         self.telemetry.leader.set(1)
+        fence = Fence(self.gateway, self._leadership)
         try:
-            await self._work(self._leadership)
+            await self._work(self._leadership, fence)
         finally:
             self.telemetry.leader.set(0)
-            await self._leadership.release()
+            if fence.is_clean:
+                await self._leadership.release()
+            else:
+                logger.warning("a write was cut off: the Lease is left to run out")
 
-    async def _work(self, leadership: Leadership) -> None:
+    async def _work(self, leadership: Leadership, fence: Fence) -> None:
         async with PodClient() as pods:
             traffic = TrafficWatch(pods.served, self.queue.add, self.telemetry.pod_asked)
             reconciler = Reconciler(
-                Fence(self.gateway, leadership),
+                fence,
                 self.cache,
                 self.settings.images,
                 patience=_PATIENCE,
@@ -166,7 +172,7 @@ class Operator:
             jobs: list[Awaitable[None]] = [leadership.keep(), self._resync()]
             jobs += [self._worker(reconciler) for _ in range(self.settings.workers)]
             try:
-                await _all_or_none(jobs)
+                await _all_or_none(jobs, before_leaving=lambda: fence.close(_LAST_WRITES_SECONDS))
             finally:
                 await traffic.close()
 
@@ -343,13 +349,22 @@ def _login(connection: Connection) -> Callable[..., Any]:
     return login
 
 
-async def _all_or_none(jobs: list[Awaitable[None]]) -> None:
-    """Run all of them; the first that fails ends the others and is raised as itself."""
+async def _all_or_none(
+    jobs: list[Awaitable[None]], before_leaving: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Run all of them; the first that fails ends the others and is raised as itself.
+
+    Who is told to stop, and does not fail, does what is to be done `before_leaving` first.
+    """
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
             task.result()
+    except asyncio.CancelledError:
+        if before_leaving is not None:
+            await before_leaving()
+        raise
     finally:
         for task in tasks:
             task.cancel()

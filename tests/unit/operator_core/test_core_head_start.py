@@ -1,4 +1,7 @@
-"""When kopf begins to watch: after what was listed has been decided upon, or when there is long to wait."""
+"""When kopf begins to watch: after what was listed has been decided upon, or when there is long to wait.
+
+And how the process leaves: with its writes ended, then without the Lease.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from evolving_operator.api import names
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
+from evolving_operator.core.plan import Manifest
 from evolving_operator.settings import Settings
 from evolving_operator.shell.leader import Leadership, LeaseSettings
 from evolving_operator.shell.operator import Operator
@@ -18,6 +23,8 @@ from evolving_operator.shell.telemetry import Telemetry
 from evolving_operator.shell.workqueue import WorkQueue
 from evolving_operator.testing.fake_cluster import FakeCluster
 from support.silent_watches import SilentWatches
+
+Raw = dict[str, Any]
 
 LEASE = LeaseSettings("default", "operator", 15)
 AGENTS = 30
@@ -29,17 +36,22 @@ async def working(cluster: FakeCluster) -> AsyncIterator[Operator]:
     settings = Settings(Images(agent="example/agent:1", trainer="example/trainer:1"))
     telemetry = Telemetry(cache, queue.__len__)
     operator = Operator(settings, cluster, SilentWatches(cluster), cache, queue, telemetry, LEASE)
-    work = asyncio.create_task(operator.work())
+    work = asyncio.create_task(operator.work(), name="work")
     try:
         yield operator
     finally:
-        work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+        await stopped(work)
 
 
-def with_agents(count: int) -> FakeCluster:
-    cluster = FakeCluster()
+async def stopped(work: asyncio.Task[None]) -> None:
+    """As SIGTERM does."""
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+def with_agents(count: int, cluster: FakeCluster | None = None) -> FakeCluster:
+    cluster = cluster or FakeCluster()
     for number in range(count):
         cluster.put(
             {
@@ -92,3 +104,40 @@ async def test_a_backlog_does_not_hold_up_the_renewal_of_the_lease() -> None:
             await asyncio.sleep(0)
 
     assert any(0 < length < AGENTS for length in seen)
+
+
+class SlowCluster(FakeCluster):
+    """Its API server keeps who applies waiting until `answer` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer, self.asked = asyncio.Event(), asyncio.Event()
+
+    async def apply(self, manifest: Manifest) -> Raw:
+        self.asked.set()
+        await self.answer.wait()
+        return await super().apply(manifest)
+
+
+def holder(cluster: FakeCluster) -> str:
+    raw = cluster.get("Lease", LEASE.name)
+    assert raw is not None
+    return str(raw["spec"]["holderIdentity"])
+
+
+async def test_the_lease_is_given_back_after_the_last_write() -> None:
+    cluster = with_agents(1, SlowCluster())
+    assert isinstance(cluster, SlowCluster)
+
+    async with working(cluster):
+        await asyncio.wait_for(cluster.asked.wait(), 30)
+        [work] = [task for task in asyncio.all_tasks() if task.get_name() == "work"]
+        stopping = asyncio.create_task(stopped(work))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert holder(cluster) != ""  # the write may still take effect
+        cluster.answer.set()
+        await stopping
+
+    assert [write.kind for write in cluster.writes][-2:] == ["ServiceAccount", "Lease"]
+    assert holder(cluster) == ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -161,3 +163,180 @@ async def test_a_watch_that_sees_the_release_ends_the_wait(contest: Contest) -> 
 
     await asyncio.wait_for(waiting, 5)
     assert contest.holder == "b"
+
+
+# --- what people do to the Lease: the leader does not know yet, and may write for as long as it had it ---
+
+
+def lease_of(contest: Contest) -> dict[str, Any]:
+    raw = contest.cluster.get("Lease", "operator")
+    assert raw is not None
+    return raw
+
+
+def cleared(contest: Contest) -> None:
+    raw = lease_of(contest)
+    raw["spec"]["holderIdentity"] = ""
+    contest.cluster.put(raw)
+
+
+def emptied(contest: Contest) -> None:
+    raw = lease_of(contest)
+    raw["spec"] = {}
+    contest.cluster.put(raw)
+
+
+def without_spec(contest: Contest) -> None:
+    raw = lease_of(contest)
+    del raw["spec"]
+    contest.cluster.put(raw)
+
+
+def shortened(contest: Contest) -> None:
+    raw = lease_of(contest)
+    raw["spec"]["leaseDurationSeconds"] = 1
+    contest.cluster.put(raw)
+
+
+def deleted(contest: Contest) -> None:
+    contest.cluster.remove("Lease", "operator")
+
+
+MISCHIEF = [cleared, emptied, without_spec, shortened, deleted]
+LONG = LeaseSettings("default", "operator", 15)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> LeaseSettings:
+    """A Lease of fifteen seconds by the test's clock, that is looked at a hundred times a second."""
+    monkeypatch.setattr(LeaseSettings, "interval", property(lambda _: 0.01))
+    return LONG
+
+
+@pytest.mark.parametrize("mischief", MISCHIEF)
+async def test_who_stands_by_waits_for_a_leader_that_may_still_write(
+    contest: Contest, hurried: LeaseSettings, mischief: Callable[[Contest], None]
+) -> None:
+    leader = Leadership(contest.cluster, hurried, "a", clock=contest.clock)
+    standby = Leadership(contest.cluster, hurried, "b", clock=contest.clock)
+    await leader.acquire()
+    waiting = asyncio.create_task(standby.acquire())
+    await asyncio.sleep(0.05)
+
+    mischief(contest)
+    standby.seen(contest.cluster.get("Lease", "operator") or {})
+    await asyncio.sleep(0.05)
+    contest.clock.now += hurried.renew_deadline - 0.1
+    await asyncio.sleep(0.05)
+
+    leader.check()  # it may write, so nobody else does
+    assert not waiting.done()
+
+    # and it is gone when it can be no leader any more
+    contest.clock.now += 6
+    await asyncio.wait_for(waiting, 5)
+    assert contest.holder == "b"
+    with pytest.raises(LeadershipLostError):
+        leader.check()
+
+
+@pytest.mark.parametrize("mischief", MISCHIEF)
+async def test_the_leader_takes_its_lease_back(contest: Contest, mischief: Callable[[Contest], None]) -> None:
+    patient = LeaseSettings("default", "operator", 6000)  # renews a thousand seconds later by itself
+    leader = Leadership(contest.cluster, patient, "a", clock=contest.clock)
+    await leader.acquire()
+    keeping = asyncio.create_task(leader.keep())
+    await asyncio.sleep(0)
+
+    mischief(contest)
+    leader.seen(contest.cluster.get("Lease", "operator") or {})
+    leader.seen({})
+    await asyncio.sleep(0.05)
+
+    assert not keeping.done()
+    assert contest.holder == "a"
+    assert lease_of(contest)["spec"]["leaseDurationSeconds"] == 6000
+    keeping.cancel()
+
+
+async def test_a_leader_learns_at_once_that_a_person_has_named_another(contest: Contest) -> None:
+    patient = LeaseSettings("default", "operator", 6000)
+    leader = Leadership(contest.cluster, patient, "a", clock=contest.clock)
+    await leader.acquire()
+    keeping = asyncio.create_task(leader.keep())
+    await asyncio.sleep(0)
+    raw = lease_of(contest)
+    raw["spec"]["holderIdentity"] = "bob"
+    contest.cluster.put(raw)
+
+    leader.seen(raw)
+
+    with pytest.raises(LeadershipLostError):
+        await asyncio.wait_for(keeping, 5)
+
+
+async def test_the_first_of_all_waits_for_nobody(contest: Contest) -> None:
+    patient = LeaseSettings("default", "operator", 6000)
+
+    await asyncio.wait_for(Leadership(contest.cluster, patient, "a", clock=contest.clock).acquire(), 5)
+
+    assert contest.holder == "a"
+
+
+# --- writes under way when the time comes to leave ---
+
+
+CONFIG_MAP = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"namespace": "default", "name": "c", "labels": {}},
+}
+
+
+class SlowCluster(FakeCluster):
+    """Its API server keeps who applies waiting until `answer` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = asyncio.Event()
+
+    async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        await self.answer.wait()
+        return await super().apply(manifest)
+
+
+async def test_a_write_that_has_begun_ends_before_the_lease_is_given_back() -> None:
+    cluster = SlowCluster()
+    leader = Leadership(cluster, LONG, "a")
+    await leader.acquire()
+    fence = Fence(cluster, leader)
+    await fence.create({**CONFIG_MAP, "metadata": {**CONFIG_MAP["metadata"], "name": "earlier"}})
+    writing = asyncio.create_task(fence.apply(CONFIG_MAP))
+    await asyncio.sleep(0)
+
+    closing = asyncio.create_task(fence.close(60))
+    await asyncio.sleep(0)
+    with pytest.raises(LeadershipLostError):
+        await fence.create(CONFIG_MAP)
+    assert not closing.done()
+    cluster.answer.set()
+    await asyncio.wait_for(closing, 5)
+
+    await writing
+    assert fence.is_clean
+
+
+async def test_a_write_that_is_cut_off_leaves_the_lease_to_run_out() -> None:
+    cluster = SlowCluster()
+    leader = Leadership(cluster, LONG, "a")
+    await leader.acquire()
+    fence = Fence(cluster, leader)
+    writing = asyncio.create_task(fence.apply(CONFIG_MAP))
+    await asyncio.sleep(0)
+
+    await fence.close(0.01)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+
+    assert not fence.is_clean

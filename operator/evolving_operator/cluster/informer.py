@@ -62,7 +62,7 @@ class Informer:
         self._source = source
         self._cache = cache
         self._kind = kind
-        self._namespace = namespace
+        self.namespace = namespace
         self._on_news = on_news
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrets
         self._version = ""  # that the next watch continues; "" where a list has to come first
@@ -72,7 +72,7 @@ class Informer:
         listed: set[ObjectKey] = set()
         following = ""
         while True:
-            page = await self._source.page(self._kind, self._namespace, following)
+            page = await self._source.page(self._kind, self.namespace, following)
             for record in page.records:
                 listed.add(record.key)
                 if (agent := self._cache.take_in(record)) is not None:
@@ -80,7 +80,7 @@ class Informer:
             following = page.next
             if not following:
                 break
-        for agent in self._cache.drop_unlisted(self._kind, self._namespace, listed, page.version):
+        for agent in self._cache.drop_unlisted(self._kind, self.namespace, listed, page.version):
             self._on_news(agent)
         self._version = page.version
 
@@ -111,7 +111,7 @@ class Informer:
         loop, came = asyncio.get_running_loop(), False
         started, seconds = loop.time(), round(_WATCH_SECONDS * self._chance.uniform(1, 1.5))
         lines = self._source.lines(
-            self._kind, self._namespace, self._version, seconds=seconds, silent=_SILENT_SECONDS
+            self._kind, self.namespace, self._version, seconds=seconds, silent=_SILENT_SECONDS
         )
         async for line in lines:
             event = parse_event(self._kind, line)

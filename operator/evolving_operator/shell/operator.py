@@ -19,7 +19,7 @@ import kopf
 
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.connection import Connection
-from evolving_operator.cluster.errors import ClusterError, Conflict, NotFound, Refused, Unavailable
+from evolving_operator.cluster.errors import ClusterError, Conflict, Forbidden, NotFound, Refused, Unavailable
 from evolving_operator.cluster.gateway import Gateway
 from evolving_operator.cluster.informer import Informer, Source
 from evolving_operator.cluster.kinds import AGENT, LEASE, OWNED, Kind
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 # Longer than a minute of an absent API server, which a restart of ours would not bring back.
 _FROZEN_SECONDS = 120
 _LIST_RETRY_SECONDS = 2.0
+_UNLISTED_RETRY_SECONDS = 10.0
 _AFTER_LIST_SECONDS = 5.0
 _PATIENCE = timedelta(seconds=0.5)
 # kopf lists the agents once more, which takes half as long as all that comes before.
@@ -87,6 +88,7 @@ class Operator:
     _agents: list[Informer] = field(init=False)
     _owned: list[Informer] = field(init=False)
     _is_deciding: bool = False
+    _unlisted: set[str] = field(default_factory=set)  # namespaces of which only a part may be known
     _listing: asyncio.TimerHandle | None = None
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -131,7 +133,8 @@ class Operator:
         # What is loaded by now stays; to look through it for garbage would hold everything up for 100 ms.
         gc.freeze()
         self.synced.set()
-        await _all_or_none([*(informer.run() for informer in self._owned), self._lead()])
+        jobs = [informer.run() for informer in self._owned]
+        await _all_or_none([*jobs, self._list_the_rest(), self._lead()])
 
     async def _lead(self) -> None:
         """Wait for the Lease, then decide until it is lost.
@@ -193,6 +196,8 @@ class Operator:
     async def _reconcile(self, reconciler: Reconciler, key: AgentKey) -> str:
         """One reconciliation, and when to do the next. Returns the result's name for the metrics."""
         where = {"namespace": key[0], "agent": key[1]}
+        if key[0] in self._unlisted:
+            return "unlisted"  # it is taken up with its namespace
         try:
             delay = await reconciler.reconcile(key)
         except (Conflict, NotFound) as error:
@@ -232,17 +237,53 @@ class Operator:
                 self.queue.add_after(key, self.chance.uniform(0, seconds / 2))
 
     async def _list_until_complete(self) -> None:
-        """To decide upon half a cache would be to create what is there already."""
+        """To decide upon half a cache would be to create what is there already.
+
+        A namespace that may not be read (it was deleted, and its Role with it) does not hold up the others.
+        """
         while True:
-            try:
-                await self._list()
-                return
-            except ClusterError as error:
+            informers = (*self._agents, *self._owned)
+            answers = await asyncio.gather(*(item.list() for item in informers), return_exceptions=True)
+            failed = {
+                informer.namespace: answer
+                for informer, answer in zip(informers, answers, strict=True)
+                if isinstance(answer, BaseException)
+            }
+            for error in failed.values():
+                if not isinstance(error, ClusterError):
+                    raise error
                 logger.warning("lists failed", extra={"error": str(error)})
-                await asyncio.sleep(_LIST_RETRY_SECONDS)
+            if all(isinstance(error, Forbidden) for error in failed.values()):
+                self._unlisted = {namespace for namespace in failed if namespace is not None}
+                if len(self._unlisted) < len(self.settings.namespaces or (None,)) and None not in failed:
+                    return
+            await asyncio.sleep(_LIST_RETRY_SECONDS)
+
+    async def _list_the_rest(self) -> None:
+        """Take up the namespaces that could not be read at the start, once they can."""
+        while self._unlisted:
+            await asyncio.sleep(_UNLISTED_RETRY_SECONDS)
+            for namespace in sorted(self._unlisted):
+                theirs = [item for item in (*self._agents, *self._owned) if item.namespace == namespace]
+                try:
+                    await asyncio.gather(*(informer.list() for informer in theirs))
+                except ClusterError as error:
+                    what = {"namespace": namespace, "error": str(error)}
+                    logger.warning("a namespace cannot be read: its agents wait", extra=what)
+                    continue
+                self._unlisted.discard(namespace)
+                for key in self.cache.agent_keys():
+                    if key[0] == namespace:
+                        self.news(key)
 
     async def _list(self) -> None:
-        await asyncio.gather(*(informer.list() for informer in (*self._agents, *self._owned)))
+        await asyncio.gather(
+            *(
+                informer.list()
+                for informer in (*self._agents, *self._owned)
+                if informer.namespace not in self._unlisted
+            )
+        )
 
     def lease_was_seen(self, lease: dict[str, Any]) -> None:
         """It came back through a watch of kopf's: that watch lives."""
@@ -257,10 +298,15 @@ class Operator:
 
     def _list_agents(self) -> None:
         async def listed() -> None:
-            try:
-                await asyncio.gather(*(informer.list() for informer in self._agents))
-            except ClusterError as error:
+            known = [item for item in self._agents if item.namespace not in self._unlisted]
+            answers = await asyncio.gather(*(item.list() for item in known), return_exceptions=True)
+            failed = [answer for answer in answers if isinstance(answer, BaseException)]
+            for error in failed:
+                if not isinstance(error, ClusterError):
+                    raise error
                 logger.warning("lists failed", extra={"error": str(error)})
+            # What may not be read, a namespace that is gone for example, is not asked for again and again.
+            if not all(isinstance(error, Forbidden) for error in failed):
                 self.agents_were_listed()
 
         self._listing = None

@@ -11,9 +11,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from evolving_operator.api import names
 from evolving_operator.cluster.cache import Cache
-from evolving_operator.cluster.records import AgentKey
+from evolving_operator.cluster.errors import Forbidden
+from evolving_operator.cluster.kinds import Kind
+from evolving_operator.cluster.records import AgentKey, Page
 from evolving_operator.core.builders.context import Images
 from evolving_operator.core.plan import Manifest
 from evolving_operator.settings import Settings
@@ -30,12 +34,28 @@ LEASE = LeaseSettings("default", "operator", 15)
 AGENTS = 30
 
 
+class ForbiddenNamespace(SilentWatches):
+    """The Role in one namespace is gone, with the namespace perhaps, until `is_back`."""
+
+    def __init__(self, cluster: FakeCluster, namespace: str) -> None:
+        super().__init__(cluster)
+        self._forbidden = namespace
+        self.is_back = False
+
+    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
+        if namespace == self._forbidden and not self.is_back and kind.kind != "Pod":
+            raise Forbidden(f"{kind.plural} is forbidden in the namespace {namespace}")
+        return await super().page(kind, namespace, following)
+
+
 @asynccontextmanager
-async def working(cluster: FakeCluster) -> AsyncIterator[Operator]:
+async def working(
+    cluster: FakeCluster, source: SilentWatches | None = None, namespaces: tuple[str, ...] = ()
+) -> AsyncIterator[Operator]:
     cache, queue = Cache(), WorkQueue[AgentKey]()
-    settings = Settings(Images(agent="example/agent:1", trainer="example/trainer:1"))
+    settings = Settings(Images(agent="example/agent:1", trainer="example/trainer:1"), namespaces)
     telemetry = Telemetry(cache, queue.__len__)
-    operator = Operator(settings, cluster, SilentWatches(cluster), cache, queue, telemetry, LEASE)
+    operator = Operator(settings, cluster, source or SilentWatches(cluster), cache, queue, telemetry, LEASE)
     work = asyncio.create_task(operator.work(), name="work")
     try:
         yield operator
@@ -141,3 +161,39 @@ async def test_the_lease_is_given_back_after_the_last_write() -> None:
 
     assert [write.kind for write in cluster.writes][-2:] == ["ServiceAccount", "Lease"]
     assert holder(cluster) == ""
+
+
+async def test_a_namespace_that_cannot_be_read_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evolving_operator.shell.operator._UNLISTED_RETRY_SECONDS", 0.01)
+    cluster = with_agents(1)
+    elsewhere = cluster.get(names.AGENT_KIND, "agent-0")
+    assert elsewhere is not None
+    cluster.put({**elsewhere, "metadata": {"name": "agent-0", "namespace": "shop"}})
+    source = ForbiddenNamespace(cluster, "shop")
+
+    async with working(cluster, source, ("shop", "default")) as operator:
+        await asyncio.wait_for(operator.watches_due.wait(), 30)
+        assert cluster.get("Deployment", "agent-0") is not None
+        # what is known of the other one may be half of what there is
+        operator.cache.put(elsewhere | {"metadata": elsewhere["metadata"] | {"namespace": "shop"}})
+        operator.news(("shop", "agent-0"))
+        await asyncio.sleep(0.05)
+        assert cluster.get("Deployment", "agent-0", "shop") is None
+
+        source.is_back = True
+        async with asyncio.timeout(30):
+            while cluster.get("Deployment", "agent-0", "shop") is None:
+                await asyncio.sleep(0.01)
+
+
+async def test_with_no_namespace_to_read_nothing_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evolving_operator.shell.operator._LIST_RETRY_SECONDS", 0.01)
+    cluster = with_agents(1)
+    source = ForbiddenNamespace(cluster, "default")
+
+    async with working(cluster, source, ("default",)) as operator:
+        await asyncio.sleep(0.05)
+        assert not operator.synced.is_set()
+
+        source.is_back = True
+        await asyncio.wait_for(operator.synced.wait(), 30)

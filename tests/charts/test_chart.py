@@ -148,6 +148,36 @@ def test_a_standby_comes_with_a_disruption_budget_and_wants_another_node() -> No
     assert "affinity" not in alone.one("Deployment")["spec"]["template"]["spec"]
 
 
+def test_what_is_asked_for_the_operators_pod_reaches_it() -> None:
+    spread = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    asked: Values = {
+        "nodeSelector": {"pool": "infra"},
+        "tolerations": [{"key": "infra", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "topologySpreadConstraints": [spread],
+        "priorityClassName": "system-cluster-critical",
+    }
+    proxy = {"name": "HTTPS_PROXY", "value": "http://proxy:3128"}
+    more: Values = {
+        "image": {"pullSecrets": [{"name": "registry"}], "pullPolicy": "Always"},
+        "resources": {"limits": {"memory": "1Gi"}},
+        "podLabels": {"team": "ml"},
+        "podAnnotations": {"note": "x"},
+        "extraEnv": [proxy, {"name": "EVOLVING_OPERATOR_RESYNC_SECONDS", "value": "600"}],
+    }
+    rendered = render(asked | more)
+    template = rendered.one("Deployment")["spec"]["template"]
+
+    assert asked.items() <= template["spec"].items()
+    assert template["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    assert container(rendered)["imagePullPolicy"] == "Always"
+    assert container(rendered)["resources"]["limits"] == {"memory": "1Gi"}
+    assert template["metadata"]["labels"]["team"] == "ml"
+    assert template["metadata"]["annotations"] == {"note": "x"}
+    assert proxy in container(rendered)["env"]
+    assert Settings.from_environment(environment(rendered)).resync_seconds == 600
+
+
 def test_releases_may_share_the_agents_by_their_labels() -> None:
     first, second = (render({"labelSelector": f"shard={name}"}, release=name) for name in ("a", "b"))
 
@@ -236,6 +266,7 @@ def test_agents_are_scraped_where_they_are_watched() -> None:
         ({"networkPolicy": {"apiServerPorts": [0]}}, "/networkPolicy/apiServerPorts/0"),
         ({"metrics": {"podMonitor": {"interval": "often"}}}, "/metrics/podMonitor/interval"),
         ({"crds": {"instal": True}}, "instal"),
+        ({"extraEnv": {"HTTPS_PROXY": "x"}}, "/extraEnv"),
     ],
 )
 def test_values_that_the_chart_does_not_know_are_refused_by_name(values: Values, named: str) -> None:

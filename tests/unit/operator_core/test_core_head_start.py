@@ -180,10 +180,14 @@ async def test_a_namespace_that_cannot_be_read_holds_up_no_other(monkeypatch: py
         await asyncio.sleep(0.05)
         assert cluster.get("Deployment", "agent-0", "shop") is None
 
+        served = asyncio.Event()
+        cluster.watchers.append(lambda _, raw: served.set() if is_deployment(raw, "shop") else None)
         source.is_back = True
-        async with asyncio.timeout(30):
-            while cluster.get("Deployment", "agent-0", "shop") is None:
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(served.wait(), 30)
+
+
+def is_deployment(raw: Raw, namespace: str) -> bool:
+    return (raw["kind"], raw["metadata"]["namespace"]) == ("Deployment", namespace)
 
 
 async def test_with_no_namespace_to_read_nothing_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,13 +78,14 @@ def decide(observed: Observed, now: datetime) -> Plan:
     agent = observed.agent
     if agent.deleting:
         return Plan()  # its children go with it, by their owner references
-    if agent.spec is None:
-        return Plan(tuple(_reject(observed, now)))
     timers = Timers(now)
-    situation = Situation(observed, agent.spec, now, timers)
-    actions = list(_actions(situation))
     # An agent of this name that is gone may have left something to be done.
-    actions += decide_debts(observed.debts, observed.jobs, agent.uid, observed.refusals, timers)
+    owed = decide_debts(observed.debts, observed.jobs, agent.uid, observed.refusals, timers)
+    if agent.spec is None:
+        actions = [*_reject(observed, now), *owed]
+        return Plan(tuple(actions), requeue_at=timers.earliest)
+    situation = Situation(observed, agent.spec, now, timers)
+    actions = [*_actions(situation), *owed]
     asked = counting(situation)
     return Plan(tuple(actions), requeue_at=timers.earliest, counting=asked)
 

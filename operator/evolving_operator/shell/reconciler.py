@@ -62,6 +62,8 @@ _REFUSAL_RETRY = timedelta(seconds=10)
 # Of an object whose creation was answered by nobody, the watch tells within seconds.
 _TAKEN_GRACE = timedelta(seconds=30)
 _TAKEN_RETRY_SECONDS = 1.0
+# An agent that another installation looks after has as much news as one of our own.
+_ASKED_AGAIN = timedelta(seconds=30)
 # A child that somebody keeps changing is set right at once a few times, then later each time.
 _FIRST_CORRECTION_DELAY = timedelta(seconds=10)
 _LAST_CORRECTION_DELAY = timedelta(seconds=600)
@@ -118,6 +120,7 @@ class Reconciler:
         # Since when names cannot be had: by an object that the watch does not tell of as the agent's.
         self._taken: dict[AgentKey, dict[tuple[str, str], datetime]] = {}
         self._rounds: dict[AgentKey, int] = {}
+        self._elsewhere: dict[AgentKey, datetime] = {}  # agents that others look after: when to ask again
 
     async def reconcile(self, key: AgentKey) -> float | None:
         """Bring one agent nearer to what it should be.
@@ -196,11 +199,17 @@ class Reconciler:
         """Of an agent that is not known: it is gone, or another installation looks after it."""
         debts, jobs = read_orphaned(self._cache.owned(key))
         if not debts:
+            self._elsewhere.pop(key, None)
             return Plan()
+        asked_again = self._elsewhere.get(key)
+        if asked_again is not None and now < asked_again:
+            return Plan(requeue_at=asked_again)
         try:
             living = (await self._gateway.read(AGENT, *key))["metadata"]["uid"]
+            self._elsewhere[key] = now + _ASKED_AGAIN
         except NotFound:
             living = None
+            self._elsewhere.pop(key, None)
         timers = Timers(now)
         actions = tuple(decide_debts(debts, jobs, living, self._refusals(key, now), timers))
         return Plan(actions, timers.earliest)

@@ -10,6 +10,7 @@ import pytest
 from evolving_agent.contract import env
 from evolving_agent.contract.report import Outcome, ReleaseReport
 from evolving_operator.api import names
+from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.testing.simulation import Simulation
 
@@ -183,6 +184,49 @@ async def test_an_agent_that_another_installation_looks_after_owes_nothing(
     await world.settle()
 
     assert world.cluster.writes == []
+
+
+async def test_an_agent_of_another_installation_is_asked_for_now_and_then(
+    world: Simulation, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.serve(spec)
+    gone = uid(world)
+    world.cache.forget(names.AGENT_KIND, "default", "support")
+    asked: list[str] = []
+    read = world.cluster.read
+
+    async def counted(kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        asked.append(name)
+        return await read(kind, namespace, name)
+
+    monkeypatch.setattr(world.cluster, "read", counted)
+
+    for _ in range(5):  # each time that anything of the agent's changes
+        delay = await world.settle()
+    assert len(asked) == 1
+    assert delay == 30
+
+    # it is made to be forgotten as soon as it is asked for again
+    world.watch_is_frozen = True
+    world.cluster.remove(names.AGENT_KIND, "support")
+    world.watch_is_frozen = False
+    world.pass_time(30)
+    await world.settle()
+    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone)]
+
+
+async def test_an_earlier_agents_debt_is_paid_though_the_new_one_makes_no_sense(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    gone = uid(world)
+    world.cluster.remove(names.AGENT_KIND, "support")
+
+    world.apply_agent({"model": {"base": "gpt"}, "agent": {"replicas": "many"}})
+    await world.settle()
+
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone)]
 
 
 # --- what people and other programs do to a debt ---

@@ -40,9 +40,7 @@ class Settings:
                 agent=variable.text("AGENT_IMAGE", "localhost/evolving-agents/agent:0.1.0"),
                 trainer=variable.text("TRAINER_IMAGE", "localhost/evolving-agents/trainer:0.1.0"),
             ),
-            namespaces=tuple(
-                name.strip() for name in variable.text("NAMESPACES", "").split(",") if name.strip()
-            ),
+            namespaces=variable.words("NAMESPACES"),
             label_selector=variable.text("LABEL_SELECTOR", ""),
             workers=variable.number("WORKERS", 8, least=1),
             metrics_port=variable.number("METRICS_PORT", 9090, least=0),
@@ -63,9 +61,14 @@ class _Variables:
         """An empty variable is as good as none: a chart writes those."""
         return self.environment.get(_PREFIX + name) or default
 
+    def words(self, name: str) -> tuple[str, ...]:
+        """Each once: two watches of one namespace would tell everything twice."""
+        words = (word.strip() for word in self.text(name, "").split(","))
+        return tuple(dict.fromkeys(word for word in words if word))
+
     def number(self, name: str, default: int, *, least: int) -> int:
         text = self.text(name, str(default))
-        if not text.isdigit() or int(text) < least:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
             raise SettingsError(
                 f"{_PREFIX}{name} is {text!r}, but must be a whole number of at least {least}"
             )

@@ -21,7 +21,7 @@ def test_variables_are_read_and_empty_ones_are_as_good_as_none() -> None:
         {
             "POD_NAMESPACE": "system",
             "POD_NAME": "operator-0",
-            "EVOLVING_OPERATOR_NAMESPACES": "a, b,",
+            "EVOLVING_OPERATOR_NAMESPACES": "a, b,,a",
             "EVOLVING_OPERATOR_AGENT_IMAGE": "registry/agent:2",
             "EVOLVING_OPERATOR_LABEL_SELECTOR": "shard in (a,b)",
             "EVOLVING_OPERATOR_WORKERS": "",
@@ -36,7 +36,8 @@ def test_variables_are_read_and_empty_ones_are_as_good_as_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("WORKERS", "many"), ("WORKERS", "0"), ("LEASE_SECONDS", "-1"), ("LOG_LEVEL", "loud")]
+    ("name", "value"),
+    [("WORKERS", "many"), ("WORKERS", "0"), ("LEASE_SECONDS", "-1"), ("WORKERS", "²"), ("LOG_LEVEL", "loud")],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"EVOLVING_OPERATOR_{name} is '{value}'"):

@@ -13,12 +13,10 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-import msgspec
-
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.errors import ClusterError, NotFound, Unavailable
 from evolving_operator.cluster.kinds import Kind
-from evolving_operator.cluster.records import AgentKey, ObjectKey, Page, WatchError, parse_event
+from evolving_operator.cluster.records import AgentKey, GarbledError, ObjectKey, Page, WatchError, parse_event
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +64,15 @@ class Informer:
         self._on_news = on_news
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrets
         self._version = ""  # that the next watch continues; "" where a list has to come first
+        # Of two lists at once, the older one could come last, and bring back what the other had dropped.
+        self._listing = asyncio.Lock()
 
     async def list(self) -> None:
         """Read the list, and take it in. Raises ClusterError."""
+        async with self._listing:
+            await self._list()
+
+    async def _list(self) -> None:
         listed: set[ObjectKey] = set()
         following = ""
         while True:
@@ -94,7 +98,7 @@ class Informer:
                     await self.list()
                 await self._watch()
                 failures = 0
-            except (ClusterError, WatchError, msgspec.DecodeError) as error:
+            except (ClusterError, WatchError, GarbledError) as error:
                 # A watch that brought something before it broke was a good one.
                 failures = 1 if seen and self._version != seen else failures + 1
                 is_too_old = isinstance(error, NotFound) or getattr(error, "code", 0) == _GONE
@@ -119,6 +123,9 @@ class Informer:
                 take = self._cache.take_out if event.type == "DELETED" else self._cache.take_in
                 if (agent := take(event.record)) is not None:
                     self._on_news(agent)
-            self._version, came = event.version, True
-        if not came and loop.time() - started < _SHORTEST_SECONDS:
-            raise Unavailable("the watch ended as soon as it began")
+            came = came or event.version != self._version
+            self._version = event.version
+        if loop.time() - started < _SHORTEST_SECONDS:
+            if not came:
+                raise Unavailable("the watch ended as soon as it began")
+            await asyncio.sleep(_FIRST_BACKOFF)

@@ -23,7 +23,7 @@ from evolving_operator.cluster.errors import (
     Unavailable,
 )
 from evolving_operator.cluster.kinds import Kind, kind_of
-from evolving_operator.cluster.records import Page, parse_page
+from evolving_operator.cluster.records import GarbledError, Page, parse_page
 from evolving_operator.core.plan import Manifest, ObjectRef
 
 Raw = dict[str, Any]
@@ -40,6 +40,27 @@ _LIST_CHUNK = 500
 # How server-side apply says, with status 500, that an object does not fit its kind's schema: a wrong type;
 # where the object is there already, a text that is no quantity.
 _MISFITS = ("failed to create typed patch object", "failed to convert new object")
+
+
+class _Cause(msgspec.Struct):
+    field: str = ""
+
+
+class _Details(msgspec.Struct):
+    causes: list[_Cause] | None = None
+    retryAfterSeconds: int = 0  # noqa: N815 - as the API names it
+
+
+class _Failure(msgspec.Struct):
+    """A metav1.Status, as far as it is read."""
+
+    message: str = ""
+    reason: str = ""
+    details: _Details | None = None
+
+
+_ANSWER = msgspec.json.Decoder(Raw)
+_FAILURE = msgspec.json.Decoder(_Failure)
 
 
 class LiveGateway:
@@ -109,7 +130,7 @@ class LiveGateway:
         text = await self._ask("list", "GET", kind.path(namespace), query=query, accept=accept)
         try:
             return parse_page(kind, text)
-        except msgspec.DecodeError as error:
+        except GarbledError as error:
             raise Unavailable(f"list {kind.path(namespace)}: {error}") from error
 
     async def lines(
@@ -143,14 +164,14 @@ class LiveGateway:
 
     async def serves(self, kind: Kind) -> bool:
         """Whether discovery tells of the kind. An API server that starts learns of its groups one by one."""
-        groups = (await self._request("discover", "GET", "/apis"))["groups"]
+        groups = (await self._request("discover", "GET", "/apis")).get("groups") or ()
         if kind.group not in {group["name"] for group in groups}:
             return False
         try:
             found = await self._request("discover", "GET", f"/apis/{kind.api_version}")
         except NotFound:
             return False
-        return kind.plural in {resource["name"] for resource in found["resources"]}
+        return kind.plural in {resource["name"] for resource in found.get("resources") or ()}
 
     async def read(self, kind: Kind, namespace: str, name: str) -> Raw:
         return await self._request("read", "GET", kind.path(namespace, name))
@@ -184,10 +205,9 @@ class LiveGateway:
     ) -> Raw:
         text = await self._ask(verb, method, path, query=query, body=body, content_type=content_type)
         try:
-            answer: Raw = msgspec.json.decode(text)
-        except msgspec.DecodeError as error:
-            raise Unavailable(f"{method} {path}: {error}") from error
-        return answer
+            return _ANSWER.decode(text)
+        except ValueError as error:  # of msgspec, or of a text that is no UTF-8
+            raise Unavailable(f"{method} {path}: that is no answer of an API server: {error}") from error
 
     async def _ask(
         self,
@@ -228,11 +248,10 @@ def _selection(kind: Kind) -> dict[str, str]:
 def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterError:
     """The error that an HTTP answer means. `payload` is a metav1.Status, or whatever a proxy sent."""
     try:
-        status = msgspec.json.decode(payload)
-        message, reason = status.get("message", ""), status.get("reason", "")
-        details = status.get("details") or {}
-    except (ValueError, AttributeError):
-        message, reason, details = payload[:200].decode(errors="replace"), "", {}
+        status = _FAILURE.decode(payload)
+    except ValueError:
+        status = _Failure(payload[:200].decode(errors="replace"))
+    message, reason, details = status.message, status.reason, status.details or _Details()
     text = f"{what}: {message or code}"
     match code:
         case 409:
@@ -240,8 +259,7 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
         case 404 | 410:
             return NotFound(text)
         case 400 | 413 | 415 | 422:
-            causes = details.get("causes") or ()
-            fields = tuple(cause.get("field", "") for cause in causes if cause.get("field"))
+            fields = tuple(cause.field for cause in details.causes or () if cause.field)
             return Invalid(message or text, fields)
         case 403:
             return Forbidden(message or text)
@@ -250,5 +268,5 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
             # Our kinds the operator does not get wrong; in others there is a pod template of the user's.
             return Unavailable(older) if names.GROUP in what else Invalid(message)
         case _:  # 401 too: a token that has just expired is renewed before the next request
-            waits = headers.get("Retry-After", "") or str(details.get("retryAfterSeconds", ""))
-            return Unavailable(text, float(waits) if waits.isdigit() else None)
+            waits = headers.get("Retry-After", "") or str(details.retryAfterSeconds)
+            return Unavailable(text, float(waits) if waits.isdecimal() else None)

@@ -90,6 +90,15 @@ class _Event(msgspec.Struct):
     object: msgspec.Raw
 
 
+class _Status(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+
+
+class _Bookmark(msgspec.Struct):
+    metadata: _ListMetadata
+
+
 class _PodMetadata(msgspec.Struct, omit_defaults=True):
     annotations: dict[str, str] | None = None
 
@@ -149,6 +158,8 @@ class _Kept(msgspec.Struct, omit_defaults=True):
 
 
 _OBJECT = msgspec.json.Decoder(_Parsed)
+_STATUS = msgspec.json.Decoder(_Status)
+_BOOKMARK = msgspec.json.Decoder(_Bookmark)
 _PAGE = msgspec.json.Decoder(_Page)
 _EVENT = msgspec.json.Decoder(_Event)
 _SPEC_OF_DEPLOYMENT = msgspec.json.Decoder(_DeploymentSpec)
@@ -223,24 +234,36 @@ class WatchError(Exception):
         self.code = code
 
 
+class GarbledError(Exception):
+    """That is nothing that an API server says."""
+
+
 def parse_page(kind: Kind, text: bytes) -> Page:
-    """Of a list of that kind."""
-    page = _PAGE.decode(text)
-    records = [_record(kind, item) for item in page.items or ()]
+    """Of a list of that kind. Raises GarbledError."""
+    try:
+        page = _PAGE.decode(text)
+        int(page.metadata.resourceVersion)
+        records = [_record(kind, item) for item in page.items or ()]
+    except ValueError as error:  # also of a text that is no UTF-8, and of a version that is no number
+        raise GarbledError(str(error)) from error
     return Page(records, page.metadata.resourceVersion, page.metadata.next)
 
 
 def parse_event(kind: Kind, line: bytes) -> WatchEvent:
-    """Raises WatchError for an event of type ERROR."""
-    event = _EVENT.decode(line)
-    if event.type == "ERROR":
-        status = _ANY.decode(event.object)
-        raise WatchError(status.get("code", 0), status.get("message", ""))
-    if event.type == "BOOKMARK":
-        version: str = _ANY.decode(event.object)["metadata"]["resourceVersion"]
-        return WatchEvent(event.type, version, None)
-    parsed = _OBJECT.decode(event.object)
-    return WatchEvent(event.type, parsed.metadata.resourceVersion, _record(kind, parsed))
+    """Raises WatchError for an event of type ERROR, and GarbledError."""
+    try:
+        event = _EVENT.decode(line)
+        if event.type == "ERROR":
+            status = _STATUS.decode(event.object)
+            raise WatchError(status.code, status.message)
+        if event.type == "BOOKMARK":
+            version = _BOOKMARK.decode(event.object).metadata.resourceVersion
+            int(version)
+            return WatchEvent(event.type, version, None)
+        parsed = _OBJECT.decode(event.object)
+        return WatchEvent(event.type, parsed.metadata.resourceVersion, _record(kind, parsed))
+    except ValueError as error:
+        raise GarbledError(str(error)) from error
 
 
 def _record(kind: Kind, parsed: _Parsed) -> Record:

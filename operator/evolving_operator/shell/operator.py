@@ -277,13 +277,12 @@ class Operator:
                         self.news(key)
 
     async def _list(self) -> None:
-        await asyncio.gather(
-            *(
-                informer.list()
-                for informer in (*self._agents, *self._owned)
-                if informer.namespace not in self._unlisted
-            )
-        )
+        """All of them, to the end, even where one fails: the next try may not run into what is left of it."""
+        informers = (*self._agents, *self._owned)
+        lists = (item.list() for item in informers if item.namespace not in self._unlisted)
+        for outcome in await asyncio.gather(*lists, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def lease_was_seen(self, lease: dict[str, Any]) -> None:
         """It came back through a watch of kopf's: that watch lives."""

@@ -54,8 +54,8 @@ AgentTransition = Callable[[AgentKey, EvolvingAgentStatus, EvolvingAgentStatus],
 RevisionTransition = Callable[[AgentKey, AgentRevisionStatus | None, AgentRevisionStatus], None]
 
 _NAME_TAKEN = (
-    "an object of this name is there that is not the agent's, or that is being deleted. Delete it; or give it "
-    "the label {label}: {agent}, and it becomes the agent's, and goes with it."
+    "an object of this name is there that is not the agent's, or that is being deleted. Delete it; or give "
+    "it the label {label}: {agent}, and it becomes the agent's, and goes with it."
 )
 # What the API server refused may be accepted later (a quota is raised, a policy removed).
 _REFUSAL_RETRY = timedelta(seconds=10)

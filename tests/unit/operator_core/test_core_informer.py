@@ -143,9 +143,32 @@ async def test_what_went_unseen_goes_when_the_version_is_too_old(answer: bytes |
         Unavailable("Too large resource version"),
         Forbidden("not yours"),
         event("ERROR", {"code": 500}),
+        event("ERROR", {"code": 429, "message": None}),
         b'{"type',
+        b"<html>",
+        b"\xff\xfe",
+        b"null",
+        b'{"type": "ERROR", "object": null}',
+        event("BOOKMARK", {"metadata": {}}),
+        event("BOOKMARK", {"metadata": {"resourceVersion": ""}}),
+        event("ADDED", {"metadata": {**job("a", 5)["metadata"], "resourceVersion": "x"}}),
+        event("ADDED", {"kind": "Status"}),
     ],
-    ids=["from the future", "forbidden", "an error event", "half a line"],
+    ids=[
+        "from the future",
+        "forbidden",
+        "an error event",
+        "an error event without a message",
+        "half a line",
+        "a web page",
+        "no text",
+        "nothing",
+        "an error without a status",
+        "a bookmark of nothing",
+        "a bookmark of no version",
+        "a version that is no number",
+        "a status for an object",
+    ],
 )
 async def test_a_watch_that_fails_again_and_again_ends_in_a_list(failure: bytes | ClusterError) -> None:
     source = ScriptedSource([job("a", 5)])
@@ -165,3 +188,40 @@ async def test_a_watch_that_ends_at_once_is_not_asked_for_without_pause() -> Non
     await scene.run_until(lambda: len(source.watched_from) == 4)
 
     assert source.lists == 2  # it was taken for a failure, three times
+
+
+async def test_a_watch_that_brings_a_bookmark_and_ends_is_not_asked_for_without_pause() -> None:
+    bookmark = event("BOOKMARK", {"metadata": {"resourceVersion": "10"}})
+    source = ScriptedSource(watches=[[bookmark], [bookmark], [bookmark]])
+    scene = Scene(source)
+
+    await scene.run_until(lambda: len(source.watched_from) == 4)
+
+    assert source.lists == 2  # it was taken for a failure, three times
+
+
+async def test_of_two_lists_at_once_the_older_one_brings_nothing_back() -> None:
+    """A list of now and then is slow while a broken watch lists, too: what went between them stays gone."""
+
+    @dataclass
+    class Slow(ScriptedSource):
+        may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+        async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
+            found = await super().page(kind, namespace, following)
+            if self.lists == 1:
+                await self.may_answer.wait()
+            return found
+
+    source = Slow([job("a", 5)])
+    scene = Scene(source)
+    informer = Informer(source, scene.cache, JOBS, None, scene.news.append)
+    older = asyncio.create_task(informer.list())
+    await asyncio.sleep(0)
+    source.objects, source.version = [], 20
+    newer = asyncio.create_task(informer.list())
+    await asyncio.sleep(0)
+    source.may_answer.set()
+    await asyncio.gather(older, newer)
+
+    assert scene.held() == []

@@ -340,3 +340,16 @@ async def test_a_write_that_is_cut_off_leaves_the_lease_to_run_out() -> None:
         await writing
 
     assert not fence.is_clean
+
+
+async def test_a_lease_that_somebody_deletes_is_made_anew(contest: Contest) -> None:
+    leader = contest.candidate("a")
+    await leader.acquire()
+    keeping = asyncio.create_task(leader.keep())
+
+    contest.cluster.remove("Lease", "operator")
+    await asyncio.sleep(LEASE.interval * 3)
+
+    assert contest.holder == "a"
+    assert not keeping.done()
+    keeping.cancel()

@@ -182,6 +182,58 @@ async def test_an_answer_that_is_no_status_is_still_an_error(gateway: LiveGatewa
         await gateway.apply(SERVICE)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>welcome</html>",
+        b'{"metadata": {"resour',
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b'"ok"',
+        b"",
+    ],
+)
+async def test_what_no_api_server_would_say_is_a_reason_to_wait(
+    gateway: LiveGateway, script: Script, body: bytes
+) -> None:
+    """A proxy on the way may answer with 200, whatever has become of the request."""
+    for ask in (gateway.apply(SERVICE), gateway.serves(JOBS), gateway.page(JOBS, None, "")):
+        script.answers.append(web.Response(body=body, content_type="application/json"))
+        with pytest.raises(Unavailable):
+            await ask
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"message": None, "reason": None, "details": None},
+        {"code": 14, "message": "upstream", "details": [{"type": "x"}]},
+        {"message": {"text": "no"}, "details": "of no use"},
+        {"message": "no", "details": {"causes": [None], "retryAfterSeconds": "soon"}},
+        ["no"],
+    ],
+)
+@pytest.mark.parametrize(("code", "expected"), [(422, Invalid), (409, Conflict), (500, Unavailable)])
+async def test_an_error_in_a_form_that_nobody_knows_is_still_that_error(
+    gateway: LiveGateway, script: Script, status: Any, code: int, expected: type[Exception]
+) -> None:
+    script.say(status, status=code)
+
+    with pytest.raises(expected):
+        await gateway.apply(SERVICE)
+
+
+@pytest.mark.parametrize("wish", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "1e9", "\xb2", ""])
+async def test_a_wish_that_is_no_number_of_seconds_is_none(
+    gateway: LiveGateway, script: Script, wish: str
+) -> None:
+    script.say({"reason": "TooManyRequests"}, status=429, **{"Retry-After": wish})
+
+    with pytest.raises(Unavailable):
+        await gateway.apply(SERVICE)
+
+
 async def test_crds_older_than_the_operator_are_told_of(gateway: LiveGateway, script: Script) -> None:
     said = "failed to create typed patch object: .status.rollout.percent: field not declared in schema"
     script.say({"message": said}, status=500)

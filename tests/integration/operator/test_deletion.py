@@ -92,3 +92,30 @@ def test_a_deletion_while_no_operator_runs_is_made_good(
     assert "Released" in [event["reason"] for event in place.get("events")["items"]]
     assert operator.errors() == []
     assert operator.refusals() == []
+
+
+def test_a_volume_that_its_pods_hold_is_waited_for(place: Place, start_operator: StartOperator) -> None:
+    operator = start_operator()
+    place.apply(RETAINED)
+    eventually(lambda: owned(place, "pvc") == {"support-store": False}, 30, "the claim")
+    held = '{"metadata":{"finalizers":["example.com/in-use"]}}'  # as kubernetes.io/pvc-protection does
+    place.kubectl("patch", "pvc/support-store", "--type=merge", "-p", held)
+
+    place.kubectl("delete", "pvc/support-store", "--wait=false")
+    eventually(
+        lambda: place.condition("support", "Degraded").get("reason") == "VolumeBeingDeleted", 30, "it is told"
+    )
+    before = place.get("pvc", "support-store")["metadata"]["uid"]
+    written = [line for line in operator.lines() if line["message"] == "wrote" and "Claim" in line["object"]]
+    assert len(written) == 1
+
+    place.kubectl("patch", "pvc/support-store", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    eventually(
+        lambda: [item["metadata"]["uid"] for item in place.get("pvc")["items"]] not in ([], [before]),
+        30,
+        "a new one",
+    )
+    eventually(
+        lambda: place.condition("support", "Degraded").get("reason") == "AsExpected", 30, "nothing is wrong"
+    )
+    assert operator.errors() == []

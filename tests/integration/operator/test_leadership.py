@@ -189,3 +189,34 @@ async def test_a_leader_that_is_told_to_stop_hands_over(place: Place, tmp_path: 
         await asyncio.to_thread(place.apply, agent("two"))
         await until(lambda: any("two" in write for write in second.witness.writes), "the second works")
         assert len(first.witness.writes) == written
+
+
+async def test_a_lease_that_a_person_deletes_or_clears_makes_no_second_leader(
+    place: Place, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(rival(place, tmp_path, "first"))
+        await until(lambda: first.leads, "the first leads")
+        second = await stack.enter_async_context(rival(place, tmp_path, "second"))
+        await asyncio.to_thread(place.apply, agent("one"))
+        await until(lambda: first.witness.writes, "the first writes")
+        waits = [line for line in (tmp_path / "second.log").read_text().splitlines() if "leading" in line]
+        assert waits == []
+
+        for number, mischief in enumerate(
+            (
+                ("delete", "lease", place.release),
+                ("patch", "lease", place.release, "--type=merge", "-p", '{"spec":{"holderIdentity":""}}'),
+                ("patch", "lease", place.release, "--type=merge", "-p", '{"spec":null}'),
+            )
+        ):
+            renewals = first.witness.renewals
+            await asyncio.to_thread(place.kubectl, *mischief)
+            await until(lambda seen=renewals: first.witness.renewals > seen, "the first takes it back")  # type: ignore[misc]
+            name = f"after-{number}"
+            await asyncio.to_thread(place.apply, agent(name))
+            await until(lambda part=name: any(part in write for write in first.witness.writes), "it works")  # type: ignore[misc]
+
+        assert first.process.returncode is None
+        assert second.witness.writes == []
+        assert not second.leads

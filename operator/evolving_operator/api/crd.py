@@ -30,6 +30,7 @@ _HEADER = (
 _VALIDATIONS = "x-kubernetes-validations"
 _MAX_INT32 = 2**31 - 1
 _NOTHING: tuple[Any, ...] = (None, "", [], {})  # an absent field says the same
+_REFILLED = "x-refilled"  # an empty default is set all the same
 _KEPT = (
     "type",
     "format",
@@ -109,7 +110,8 @@ class _Translation:
             # The rules of an object are checked against its default as it stands, without nested defaults.
             whole = _VALIDATIONS in translated
             default = schema["default"] if whole else _beyond_nested_defaults(schema["default"], translated)
-            if default not in _NOTHING or (default is not None and _has_defaults(translated)):
+            is_told = default not in _NOTHING or (default is not None and _has_defaults(translated))
+            if is_told or schema.get(_REFILLED):
                 translated["default"] = _without_nothing(default)
         return translated
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pydantic import Field, field_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from evolving_agent.contract.base import Document
@@ -96,18 +97,31 @@ _POD: dict[str, Any] = {
 }
 
 
+# A server-side apply that empties a block which had something leaves a null in its place. The API server
+# refuses that, and not in words for users, except where it has a default to put there.
+_REFILLED: JsonDict = {"x-refilled": True}
+
+
 class PodMetadata(Document):
     labels: dict[str, str] = Field(
-        default={}, max_length=_MAX_ELEMENTS, description="Labels that are added to the pods."
+        default={},
+        max_length=_MAX_ELEMENTS,
+        description="Labels that are added to the pods.",
+        json_schema_extra=_REFILLED,
     )
     annotations: dict[str, str] = Field(
-        default={}, max_length=_MAX_ELEMENTS, description="Annotations that are added to the pods."
+        default={},
+        max_length=_MAX_ELEMENTS,
+        description="Annotations that are added to the pods.",
+        json_schema_extra=_REFILLED,
     )
 
 
 class PodTemplate(Document):
     metadata: PodMetadata = Field(
-        default=PodMetadata(), description="Labels and annotations that are added to the pods."
+        default=PodMetadata(),
+        description="Labels and annotations that are added to the pods.",
+        json_schema_extra=_REFILLED,
     )
     spec: dict[str, Any] = Field(
         default={},
@@ -115,7 +129,11 @@ class PodTemplate(Document):
         "strategic merge would: maps are merged, containers, env and volumes go by name, other lists are "
         "replaced, null takes away, and so do $patch: delete and replace. What the operator sets itself "
         "(image, args, its own variables and mounts) stays.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "properties": _POD},
+        json_schema_extra={
+            "x-kubernetes-preserve-unknown-fields": True,
+            "properties": _POD,
+            **_REFILLED,
+        },
     )
 
     @field_validator("spec")

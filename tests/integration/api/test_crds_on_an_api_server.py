@@ -12,6 +12,7 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import EvolvingAgentSpec
+from evolving_operator.api.pod_template import PodTemplate
 from support.cluster import REPOSITORY, RunningCluster, eventually
 
 pytestmark = pytest.mark.cluster
@@ -440,6 +441,24 @@ def test_limits_of_the_network_can_be_taken_away_one_by_one(api: RunningCluster,
         api.apply(wanted)
         stored = api.get("-n", namespace, "eva/support")["spec"]["agent"]["networkPolicy"]
         assert stored == {"mode": "Enabled", **limit}
+
+
+@pytest.mark.parametrize("emptied", [{"metadata": {"labels": {}}, "spec": {}}, {"metadata": {}}, {}])
+def test_a_pod_template_can_be_emptied(api: RunningCluster, namespace: str, emptied: Change) -> None:
+    """By server-side apply, as Helm and GitOps tools do it."""
+    full = {"metadata": {"labels": {"team": "shop"}}, "spec": {"nodeSelector": {"disk": "fast"}}}
+    for template in (full, emptied):
+        own: Change = template or {
+            "spec": {}
+        }  # of training: `{}` says something else than an absent one does
+        wanted = agent(agent={"podTemplate": template}, training={"podTemplate": own})
+        wanted["metadata"]["namespace"] = namespace
+        api.apply(wanted)
+
+    stored = EvolvingAgentSpec.model_validate(api.get("-n", namespace, "eva/support")["spec"])
+    assert stored.agent.pod_template == PodTemplate()
+    assert stored.training is not None
+    assert stored.training.pod_template == PodTemplate()
 
 
 def agents_in_documents() -> dict[str, str]:

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator
 from pydantic.config import JsonDict
-from pydantic_core import PydanticCustomError
 
 from evolving_agent.contract.base import Document
 
@@ -141,7 +140,7 @@ class PodTemplate(Document):
     def _knows_its_directives(cls, spec: dict[str, Any]) -> dict[str, Any]:
         """What the schema cannot see, anywhere in a pod: a misspelt directive would take away in silence."""
         for fault in _misused_directives(spec):
-            raise PydanticCustomError("directive", "{fault}", {"fault": fault})
+            raise ValueError(fault)
         return spec
 
 

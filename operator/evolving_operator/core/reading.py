@@ -178,7 +178,7 @@ def read_agent(raw: Raw) -> ObservedAgent:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         path = ".".join(["spec", *(str(part) for part in first["loc"])])
-        invalid = InvalidField(path, first["msg"])
+        invalid = InvalidField(path, first["msg"].removeprefix("Value error, "))
     return ObservedAgent(
         name=metadata["name"],
         namespace=metadata["namespace"],

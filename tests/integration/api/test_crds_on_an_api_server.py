@@ -448,9 +448,7 @@ def test_a_pod_template_can_be_emptied(api: RunningCluster, namespace: str, empt
     """By server-side apply, as Helm and GitOps tools do it."""
     full = {"metadata": {"labels": {"team": "shop"}}, "spec": {"nodeSelector": {"disk": "fast"}}}
     for template in (full, emptied):
-        own: Change = template or {
-            "spec": {}
-        }  # of training: `{}` says something else than an absent one does
+        own: Change = template or {"spec": {}}  # of training: `{}` is not the same as none
         wanted = agent(agent={"podTemplate": template}, training={"podTemplate": own})
         wanted["metadata"]["namespace"] = namespace
         api.apply(wanted)

@@ -214,7 +214,7 @@ def test_a_directive_that_does_not_exist_is_refused(spec: dict[str, Any], words:
     with pytest.raises(ValidationError) as refusal:
         PodTemplate(spec=spec)
 
-    assert refusal.value.errors()[0]["msg"] == words
+    assert refusal.value.errors()[0]["msg"] == f"Value error, {words}"
 
 
 def test_what_a_deleted_agent_owes_is_paid_by_a_job_without_directives() -> None:

@@ -72,6 +72,22 @@ async def test_pods_are_told_of_though_the_spec_cannot_be_read(world: Simulation
     assert (world.status.replicas, world.status.ready_replicas) == (2, 0)
 
 
+async def test_a_misspelt_directive_changes_nothing_but_what_is_said(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    before = world.stamp()
+    probe = {"$patch": "remove"}
+    added = {"spec": {"containers": [{"name": "agent", "livenessProbe": probe}]}}
+    world.apply_agent(spec | {"agent": {**spec["agent"], "podTemplate": added}})
+    await world.settle()
+
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert world.condition("Degraded").message == (
+        "spec.agent.podTemplate.spec: containers[0].livenessProbe.$patch is 'remove': it can be delete or "
+        "replace"
+    )
+    assert world.stamp() == before
+
+
 async def test_a_configuration_that_is_too_large_is_told_by_its_largest_part(
     world: Simulation, spec: Spec
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from evolving_agent.contract.report import EvaluationReport, Outcome, SuiteResult
 from evolving_operator.api import names
-from evolving_operator.api.models import RolloutStep, RunState
+from evolving_operator.api.models import Decision, RevisionState, RolloutStep, RunState, VerdictResult
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
 from support.mortal import DEATHS, Death, settle
 
@@ -58,7 +59,11 @@ STATUSES = st.fixed_dictionaries(
         ),
         "rollout": st.fixed_dictionaries(
             {"revision": _REVISIONS, "step": st.sampled_from(sorted(RolloutStep)), "since": _TIMES},
-            optional={"generation": st.integers(min_value=1, max_value=3)},
+            optional={
+                "percent": st.sampled_from([10, 50]),
+                "template": st.just("00000000"),
+                "reason": st.sampled_from(["ScaledToZero", "Pinned", "VerdictPassed"]),
+            },
         ),
         "dataset": st.just({"version": "d1", "examples": 100, "digest": "digest-d1"}),
         "curation": _RUNS,
@@ -67,6 +72,23 @@ STATUSES = st.fixed_dictionaries(
         "observedGeneration": st.integers(min_value=1, max_value=3),
     },
 )
+REVISION_STATUSES = st.fixed_dictionaries(
+    {},
+    optional={
+        "state": st.sampled_from(sorted(RevisionState)),
+        "result": st.sampled_from(sorted(VerdictResult)),
+        "verdicts": st.just([{"suite": "holdout", "result": "Passed", "reason": "Better", "samples": 50}]),
+        "attempt": st.integers(min_value=0, max_value=3),
+        "incumbent": _REVISIONS,
+        "asked": st.just("00000000"),
+        "promotedAt": _TIMES,
+        "rolledBackAt": _TIMES,
+        "decidedGeneration": st.integers(min_value=1, max_value=3),
+    },
+)
+DECISIONS = st.sampled_from(sorted(Decision))
+REVISIONS = st.lists(st.tuples(REVISION_STATUSES, DECISIONS), max_size=3)
+PODS = st.sampled_from(["well", "crash", "late"])
 SPEC_CHANGES: st.SearchStrategy[Raw] = st.sampled_from(
     [
         {},
@@ -83,24 +105,46 @@ SPEC_CHANGES: st.SearchStrategy[Raw] = st.sampled_from(
 LOSSES = st.lists(st.sampled_from(["Deployment", "ConfigMap", "Job", names.REVISION_KIND]), max_size=2)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What an operator finds that starts now."""
+
+    status: Raw
+    revisions: list[tuple[Raw, str]]  # status and decision
+    pods: str
+    change: Raw  # of the spec, meanwhile
+    losses: list[str]  # kinds of which one object is gone
+
+
+FOUND = st.builds(Found, STATUSES, REVISIONS, PODS, SPEC_CHANGES, LOSSES)
+
+
 @PATIENT
-@given(STATUSES, SPEC_CHANGES, LOSSES, DEATHS, DEATHS)
+@given(FOUND, DEATHS, DEATHS)
 def test_any_status_converges_and_then_is_quiet(
-    status: Raw, change: Raw, losses: list[str], first: Death | None, second: Death | None
+    found: Found, first: Death | None, second: Death | None
 ) -> None:
     async def live_through() -> Simulation:
         world = Simulation()
         await world.serve(copy.deepcopy(SPEC))
         await world.train("model-1", job="support-finetune-1")
         await world.train("model-2", job="support-finetune-2")
-        for kind in losses:
+        for raw, (told, decision) in zip(
+            world.cluster.all(names.REVISION_KIND), found.revisions, strict=False
+        ):
+            world.cluster.put({**raw, "spec": {**raw["spec"], "decision": decision}, "status": told})
+        if found.pods != "well":
+            world.node.stick("support", {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}, restarts=5)
+        if found.pods == "late":
+            world.node.exceed_deadline("support")
+        for kind in found.losses:
             for raw in world.cluster.all(kind)[:1]:
                 world.cluster.remove(kind, raw["metadata"]["name"])
-        spec = {key: value for key, value in {**SPEC, **change}.items() if value is not None}
+        spec = {key: value for key, value in {**SPEC, **found.change}.items() if value is not None}
         world.apply_agent(spec)
         agent = world.cluster.get(names.AGENT_KIND, "support")
         assert agent is not None
-        world.cluster.put({**agent, "status": {**status, "conditions": []}})
+        world.cluster.put({**agent, "status": {**found.status, "conditions": []}})
         world.restart()
 
         await settle(world, first)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evolving_agent.contract.report import EvaluationReport, Outcome, SuiteResult, ValidationReport
 from evolving_operator.api import names
-from evolving_operator.api.models import Decision, RevisionState, VerdictResult
+from evolving_operator.api.models import Decision, RevisionState, RolloutStep, VerdictResult
 from evolving_operator.cluster.errors import Conflict, Unavailable
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, training_report
@@ -44,6 +44,8 @@ class Chronicle:
     trainings: int = 0
     ungated: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
+    brought_back: list[str] = field(default_factory=list)
+    _taken_back: set[str] = field(default_factory=set)
     _served: set[str] = field(default_factory=set)
     _incumbent: str | None = None
 
@@ -58,23 +60,38 @@ class Chronicle:
             self._watch_evaluation(raw)
 
     def _watch_active(self, raw: dict[str, Any]) -> None:
-        active = (raw.get("status") or {}).get("active")
+        status = raw.get("status") or {}
+        active, rollout = status.get("active"), status.get("rollout")
+        if rollout is not None and rollout["step"] == RolloutStep.ROLLED_BACK:
+            self._taken_back.add(rollout["revision"])
         if active is None or active["revision"] == self._incumbent:
             return
         # Nothing came before the first one; what has served before may serve again (a rollback).
         is_new = self._served and active["revision"] not in self._served
         if is_new and not self._is_entitled(active["revision"], raw):
             self.ungated.append(active["revision"])
+        if active["revision"] in self._taken_back and not self._is_asked_for(active["revision"], raw):
+            self.brought_back.append(active["revision"])
+        self._taken_back.discard(active["revision"])
         self._served.add(active["revision"])
         self._incumbent = active["revision"]
 
     def _is_entitled(self, name: str, agent: dict[str, Any]) -> bool:
         revision = self.world.cluster.get(names.REVISION_KIND, name)
         assert revision is not None
-        passed = (revision.get("status") or {}).get("result") == VerdictResult.PASSED
+        status = revision.get("status") or {}
+        passed = (status.get("result"), status.get("incumbent")) == (VerdictResult.PASSED, self._incumbent)
         approved = revision["spec"].get("decision") == Decision.APPROVED
         pinned = agent["spec"].get("rollout", {}).get("pin") == name
         return passed or approved or pinned or self._replaces_what_never_served(revision)
+
+    def _is_asked_for(self, name: str, agent: dict[str, Any]) -> bool:
+        """By a person: what was taken back stays quarantined else. A base model is asked for by the spec."""
+        revision = self.world.cluster.get(names.REVISION_KIND, name)
+        assert revision is not None
+        approved = revision["spec"].get("decision") == Decision.APPROVED
+        pinned = agent["spec"].get("rollout", {}).get("pin") == name
+        return approved or pinned or "training" not in revision["spec"]
 
     def _replaces_what_never_served(self, revision: dict[str, Any]) -> bool:
         incumbent = self._incumbent and self.world.cluster.get(names.REVISION_KIND, self._incumbent)
@@ -178,6 +195,13 @@ def _pin_newest(chronicle: Chronicle) -> None:
     _edit(rollout={"pin": revisions[-1] if revisions else "support-00000000"})(chronicle)
 
 
+def _pin_oldest(chronicle: Chronicle) -> None:
+    found = chronicle.world.cluster.all(names.REVISION_KIND)
+    found.sort(key=lambda raw: int(raw["metadata"]["uid"].rpartition("-")[2]))
+    if found:
+        _edit(rollout={"pin": found[0]["metadata"]["name"]})(chronicle)
+
+
 def _say(decision: str) -> Happening:
     def happen(chronicle: Chronicle) -> None:
         for revision in chronicle.world.revisions():
@@ -215,11 +239,14 @@ HAPPENINGS: dict[str, Happening] = {
     "roll out": _roll_out,
     "crash loop": _stick,
     "pin": _pin_newest,
+    "pin the first": _pin_oldest,
     "unpin": _edit(rollout={"bakeSeconds": 60}),
     "manual": _edit(rollout={"approval": "Manual"}),
     "shadow": _edit(rollout={"shadow": {"timeoutSeconds": 120}}),
     "canary": _edit(rollout={"canary": {"steps": [{"percent": 20, "pauseSeconds": 60}, {"percent": 60}]}}),
     "no training": _edit(training=None),
+    "surer": _edit(evaluation={"suites": [{"name": "holdout", "confidencePercent": 99}]}),
+    "stricter": _edit(evaluation={"suites": [{"name": "holdout", "minDeltaBps": 2500}]}),
     "other suites": _edit(evaluation={"suites": [{"name": "holdout", "minSamples": 20}]}),
     "foreign edit": _edit_service,
     "approve": _say("Approved"),
@@ -232,6 +259,7 @@ HAPPENINGS: dict[str, Happening] = {
     "no replicas": _edit(agent={"instructions": "Be brief.", "replicas": 0}),
     "run": lambda chronicle: chronicle.world.annotate(f"finetune:{chronicle.trainings}"),
     "run evaluation": lambda chronicle: chronicle.world.annotate(f"evaluate:{chronicle.trainings}"),
+    "clock set back": lambda chronicle: chronicle.world.pass_time(-7200),
     "a minute": lambda chronicle: chronicle.world.pass_time(60),
     "an hour": lambda chronicle: chronicle.world.pass_time(3600),
     "Deployment lost": _lose_child("Deployment"),
@@ -244,7 +272,15 @@ HAPPENINGS: dict[str, Happening] = {
 # What the loop consists of happens more often than what disturbs it.
 _USUAL = [what for what in HAPPENINGS if what.startswith(("train", "evaluate", "validate", "roll", "a "))]
 _ANY = st.sampled_from(sorted(HAPPENINGS)) | st.sampled_from(_USUAL)
-_BEGINNINGS: list[list[str]] = [[], ["roll out"], ["roll out", "train"], ["roll out", "other base"]]
+_LOOP = ["roll out", "train", "evaluate: better", "roll out", "validate: well", "an hour"]
+_BEGINNINGS: list[list[str]] = [
+    [],
+    ["roll out"],
+    ["roll out", "train"],
+    ["roll out", "other base"],
+    _LOOP[:3],  # on its way
+    _LOOP,
+]
 
 
 @st.composite
@@ -274,6 +310,7 @@ def test_it_converges_then_is_quiet_and_promotes_nothing_ungated(
 
     assert chronicle.world.cluster.writes == []
     assert chronicle.ungated == []
+    assert chronicle.brought_back == []
     assert chronicle.repeated == []
     assert len(chronicle.unfinished(names.COMPONENT_EVALUATE)) <= 1
 

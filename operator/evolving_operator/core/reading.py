@@ -205,6 +205,8 @@ def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
         return None  # the CRD's schema lets no such object in: it is from another version of it
     if spec.agent_ref.name != agent:
         return None
+    if not status.verdicts:  # a result that somebody wrote: it says of nothing what it is about
+        status = status.model_copy(update={"result": None, "delta_bps": None})
     owners = {owner["uid"] for owner in metadata.get("ownerReferences") or ()}
     return ObservedRevision(
         name=metadata["name"],

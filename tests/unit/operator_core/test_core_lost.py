@@ -262,3 +262,19 @@ async def test_a_new_agent_is_not_the_one_that_had_its_name(world: Simulation, s
     await world.settle()
     assert world.revisions() == [BASE]
     assert revision not in world.revisions()
+
+
+async def test_a_result_without_a_verdict_is_none(world: Simulation, spec: Spec) -> None:
+    """A status that was restored in part, or written by hand: the candidate is measured, and others served."""
+    await world.serve(spec)
+    revision = await world.train()
+    raw = world.cluster.get(names.REVISION_KIND, revision)
+    assert raw is not None
+    world.cluster.put(raw | {"status": {"state": "Candidate", "result": "Passed", "attempt": 0}})
+
+    await world.settle()
+    assert world.status.active is not None
+    assert world.status.active.revision == BASE
+    await world.evaluate(revision, lower=2500)
+
+    assert world.status.active.revision == revision

@@ -265,7 +265,7 @@ async def test_a_new_agent_is_not_the_one_that_had_its_name(world: Simulation, s
 
 
 async def test_a_result_without_a_verdict_is_none(world: Simulation, spec: Spec) -> None:
-    """A status that was restored in part, or written by hand: the candidate is measured, and others served."""
+    """Restored in part, or written by hand: the candidate is measured all the same."""
     await world.serve(spec)
     revision = await world.train()
     raw = world.cluster.get(names.REVISION_KIND, revision)

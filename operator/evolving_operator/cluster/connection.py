@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import ssl
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +33,9 @@ _NOT_UNDERSTOOD = (
     "auth-provider",
 )
 _UNAUTHORIZED = 401
+_TOO_MANY_REQUESTS = 429
 _CONNECT_SECONDS = 5
+_WATCH_INTERVAL_SECONDS = 0.5
 
 
 class ConnectionSettingsError(Exception):
@@ -109,15 +113,21 @@ class Connection:
             context.verify_mode = ssl.CERT_NONE
         return context
 
-    def session(self, *, seconds: float | None = None) -> aiohttp.ClientSession:
-        """Each request may last `seconds`, and carries the credentials of its moment."""
+    def session(self, *, seconds: float | None = None, is_kopfs: bool = False) -> aiohttp.ClientSession:
+        """Each request may last `seconds`, and carries the credentials of its moment.
+
+        kopf repeats a request whose connection breaks, ever less often. A wish of the server's to be left
+        alone it would heed whatever it is: for a day, or for what is no number. And where credentials are
+        refused it would ask for others, without pause. So both are broken connections to it. Nor does it
+        pause where the server ends each watch as soon as it begins.
+        """
         is_tls = self.server.startswith("https")
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context() if is_tls else False),
             timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS),
             # No compression: to compress costs the API server more than a cluster's network does.
             headers={"User-Agent": names.FIELD_MANAGER, "Accept-Encoding": "identity"},
-            middlewares=(self._authorize,),
+            middlewares=(_ForKopf(), self._authorize) if is_kopfs else (self._authorize,),
         )
 
     async def _authorize(
@@ -128,6 +138,27 @@ class Connection:
         response = await handler(request)
         if response.status == _UNAUTHORIZED:
             self.credentials.refused()
+        return response
+
+
+@dataclass
+class _ForKopf:
+    """A middleware, for what kopf does not do: see `Connection.session`."""
+
+    begun: dict[str, float] = field(default_factory=dict)  # when the last watch was asked for, by path
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if "watch" in request.url.query:
+            now, path = time.monotonic(), request.url.path
+            due = max(now, self.begun.get(path, 0.0) + _WATCH_INTERVAL_SECONDS)
+            self.begun[path] = due
+            await asyncio.sleep(due - now)
+        response = await handler(request)
+        if response.status in (_UNAUTHORIZED, _TOO_MANY_REQUESTS):
+            response.close()
+            raise aiohttp.ClientConnectionError(f"the API server answers {response.status}")
         return response
 
 

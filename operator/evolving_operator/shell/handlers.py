@@ -58,6 +58,8 @@ def watch_settings(agents: Kind, lease: LeaseSettings) -> kopf.OperatorSettings:
     """kopf as a watcher and nothing else: no patches, no Events, no peering, no scanning, no giving up."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    # Ten minutes after watches that have ended, kopf would kill this process, whatever it does by then.
+    settings.process.ultimate_exiting_timeout = None
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()

@@ -26,9 +26,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
+# Of a request that it repeats, and of watches that we begin again.
+_NO_ERRORS = ("will retry", "will re-authenticate", "has failed: ")
+
+
 def _as_warning(record: logging.LogRecord) -> bool:
-    """kopf calls it an error when a watch has to wait for the API server; it is none while it retries."""
-    if record.levelno == logging.ERROR and "will retry" in record.getMessage():
+    """kopf calls it an error when a watch has to wait for the API server; it is none while it is retried."""
+    is_of_kopf = record.levelno == logging.ERROR and record.name.startswith("kopf")
+    if is_of_kopf and any(text in record.getMessage() for text in _NO_ERRORS):
         record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True
 

@@ -193,7 +193,7 @@ class Reconciler:
             written = ", ".join(sorted({_object_of(action) for action in plan.actions}))
             extra = {"namespace": key[0], "agent": key[1], "objects": written}
             logger.warning("written again and again: does somebody change it on its way in?", extra=extra)
-        return min(_LAST_PAUSE, _FIRST_PAUSE * 2 ** min(more, 20))
+        return min(_LAST_PAUSE, _FIRST_PAUSE * float(1 << min(more, 20)))
 
     async def _plan_for_what_is_left(self, key: AgentKey, now: datetime) -> Plan:
         """Of an agent that is not known: it is gone, or another installation looks after it."""

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 # What a Lease lasts that its holder has given back, here and in other programs: nobody else writes this.
 _RELEASED_SECONDS = 1
+_RELEASE_SECONDS = 5.0
 
 Raw = dict[str, Any]
 
@@ -120,18 +121,21 @@ class Leadership:
     async def release(self) -> None:
         """Let the next process lead at once. Best effort: without it, it waits for the Lease to run out."""
         try:
-            lease = await self._read()
-            if lease is None or lease["spec"].get("holderIdentity") != self._identity:
-                return
-            self._leads, self._held = False, None
-            lease["spec"] |= {
-                "holderIdentity": "",
-                "leaseDurationSeconds": _RELEASED_SECONDS,
-                "renewTime": _now(),
-            }
-            await self._gateway.replace(lease)
-        except ClusterError as error:
-            logger.warning("the Lease was not released", extra={"error": str(error)})
+            # Whoever waits for this process to end would kill it after half a minute.
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                lease = await self._read()
+                if lease is None or lease["spec"].get("holderIdentity") != self._identity:
+                    return
+                self._leads, self._held = False, None
+                lease["spec"] |= {
+                    "holderIdentity": "",
+                    "leaseDurationSeconds": _RELEASED_SECONDS,
+                    "renewTime": _now(),
+                }
+                await self._gateway.replace(lease)
+        except (ClusterError, TimeoutError) as error:
+            why = str(error) or "no answer in time"
+            logger.warning("the Lease was not released", extra={"error": why})
 
     async def _try(self) -> bool:
         """Take or renew the Lease. False while another process holds it. Raises ClusterError."""

@@ -173,6 +173,7 @@ class Operator:
                 traffic=traffic,
                 on_agent=self.telemetry.agent_changed,
                 on_revision=self.telemetry.revision_changed,
+                on_end=self.telemetry.agent_is_gone,
             )
             for key in self.cache.agent_keys():
                 self.queue.add_to_backlog(key)

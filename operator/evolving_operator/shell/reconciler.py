@@ -51,6 +51,7 @@ class _Unheard:
 
 
 AgentTransition = Callable[[AgentKey, EvolvingAgentStatus, EvolvingAgentStatus], None]
+AgentEnd = Callable[[AgentKey], None]
 RevisionTransition = Callable[[AgentKey, AgentRevisionStatus | None, AgentRevisionStatus], None]
 
 _NAME_TAKEN = (
@@ -104,6 +105,7 @@ class Reconciler:
         traffic: LiveTraffic | None = None,
         on_agent: AgentTransition = lambda *_: None,
         on_revision: RevisionTransition = lambda *_: None,
+        on_end: AgentEnd = lambda _: None,
     ) -> None:
         self._gateway = gateway
         self._cache = cache
@@ -113,6 +115,7 @@ class Reconciler:
         self._traffic = traffic or _Unheard()
         self._on_agent = on_agent
         self._on_revision = on_revision
+        self._on_end = on_end
         self._instructions = InstructionsReader(gateway)
         self._refused: dict[AgentKey, dict[tuple[str, str], _Refused]] = {}
         self._corrected: dict[AgentKey, dict[tuple[str, str], _Corrected]] = {}
@@ -136,6 +139,7 @@ class Reconciler:
             self._corrected.pop(key, None)
             self._applied_at.pop(key, None)
             self._taken.pop(key, None)
+            self._on_end(key)
         plan = await self._plan_for_what_is_left(key, now) if observed is None else decide(observed, now)
         self._traffic.follow(key, plan.counting)
         deeds, words = _deeds_and_words(plan.actions)

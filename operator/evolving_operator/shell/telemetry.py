@@ -91,6 +91,12 @@ class Telemetry:
             counter = self._rollbacks if was_taken_back else self._promotions
             counter.labels(*key, rollout.reason).inc()
 
+    def agent_is_gone(self, key: AgentKey) -> None:
+        """Its series end: where agents come and go, they would be more each day."""
+        labels = dict(zip(_AGENT, key, strict=True))
+        for counter in (self._curations, self._trainings, self._verdicts, self._promotions, self._rollbacks):
+            counter.remove_by_labels(labels)
+
     def revision_changed(
         self, key: AgentKey, before: AgentRevisionStatus | None, after: AgentRevisionStatus
     ) -> None:

@@ -346,6 +346,7 @@ async def test_a_lease_that_somebody_deletes_is_made_anew(contest: Contest) -> N
     leader = contest.candidate("a")
     await leader.acquire()
     keeping = asyncio.create_task(leader.keep())
+    await asyncio.sleep(LEASE.interval * 3)  # it has been renewed
 
     contest.cluster.remove("Lease", "operator")
     await asyncio.sleep(LEASE.interval * 3)

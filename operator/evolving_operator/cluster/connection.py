@@ -170,6 +170,8 @@ def _credentials(user: Entry) -> Credentials:
     if user.get("username"):
         return Fixed.basic(user["username"], user.get("password", ""))
     if plugin := user.get("exec"):
+        if missing := [key for key in ("apiVersion", "command") if not plugin.get(key)]:
+            raise ConnectionSettingsError(f"the kubeconfig's exec has no {', '.join(missing)}")
         return ExecPlugin(
             command=(plugin["command"], *(plugin.get("args") or ())),
             api_version=plugin["apiVersion"],
@@ -212,7 +214,10 @@ class _Kubeconfig:
     def content(self, entry: Entry, key: str) -> bytes | None:
         """Of the file that the entry names (relative to its kubeconfig), or what stands there in base64."""
         if entry.get(f"{key}-data"):
-            return base64.b64decode(entry[f"{key}-data"])
+            try:
+                return base64.b64decode(entry[f"{key}-data"])
+            except ValueError as error:
+                raise ConnectionSettingsError(f"{self.where}: {key}-data is no base64: {error}") from error
         return _file(entry["directory"] / entry[key], self.where) if entry.get(key) else None
 
 

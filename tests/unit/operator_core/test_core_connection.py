@@ -106,6 +106,8 @@ def test_verification_is_off_only_where_the_kubeconfig_says_so(tmp_path: Path) -
         ({"certificate-authority": "gone.pem"}, {}, r"gone\.pem"),
         ({"proxy-url": "http://proxy"}, {}, "proxy-url"),
         ({}, {"as": "somebody"}, "as: not supported"),
+        ({"certificate-authority-data": "a"}, {}, "certificate-authority-data is no base64"),
+        ({}, {"exec": {"command": "login"}}, "exec has no apiVersion"),
     ],
 )
 def test_what_is_not_understood_is_named(tmp_path: Path, cluster: Entry, user: Entry, named: str) -> None:

@@ -46,8 +46,7 @@ class Fence:
         return await self._write(lambda: self._gateway.apply(manifest))
 
     async def apply_new(self, manifest: Manifest) -> Raw:
-        self._leadership.check()
-        return await self._gateway.apply_new(manifest)
+        return await self._write(lambda: self._gateway.apply_new(manifest))
 
     async def find(self, kind: Kind, namespace: str, name: str) -> Raw | None:
         return await self._gateway.find(kind, namespace, name)

@@ -212,10 +212,10 @@ async def test_a_lease_that_a_person_deletes_or_clears_makes_no_second_leader(
         ):
             renewals = first.witness.renewals
             await asyncio.to_thread(place.kubectl, *mischief)
-            await until(lambda seen=renewals: first.witness.renewals > seen, "the first takes it back")  # type: ignore[misc]
+            await until(lambda seen=renewals: first.witness.renewals > seen, "the first takes it back")
             name = f"after-{number}"
             await asyncio.to_thread(place.apply, agent(name))
-            await until(lambda part=name: any(part in write for write in first.witness.writes), "it works")  # type: ignore[misc]
+            await until(lambda part=name: any(part in write for write in first.witness.writes), "it works")
 
         assert first.process.returncode is None
         assert second.witness.writes == []

@@ -310,7 +310,7 @@ async def test_a_write_that_has_begun_ends_before_the_lease_is_given_back() -> N
     leader = Leadership(cluster, LONG, "a")
     await leader.acquire()
     fence = Fence(cluster, leader)
-    await fence.create({**CONFIG_MAP, "metadata": {**CONFIG_MAP["metadata"], "name": "earlier"}})
+    await fence.create({**CONFIG_MAP, "metadata": {"namespace": "default", "name": "earlier"}})
     writing = asyncio.create_task(fence.apply(CONFIG_MAP))
     await asyncio.sleep(0)
 

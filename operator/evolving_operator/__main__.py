@@ -12,7 +12,7 @@ from evolving_operator.cluster.connection import ConnectionSettingsError
 from evolving_operator.settings import Settings, SettingsError
 from evolving_operator.shell import logs
 from evolving_operator.shell.leader import LeadershipLostError
-from evolving_operator.shell.operator import run
+from evolving_operator.shell.process import run
 
 logger = logging.getLogger("evolving_operator")
 

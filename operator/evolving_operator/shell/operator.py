@@ -1,4 +1,4 @@
-"""The operator's process: watch always, decide while leading, leave in good order."""
+"""The operator's work: watch always, decide while leading."""
 
 from __future__ import annotations
 
@@ -7,31 +7,22 @@ import contextlib
 import gc
 import logging
 import random
-import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import aiohttp
-import kopf
-
 from evolving_operator.cluster.cache import Cache
-from evolving_operator.cluster.connection import Connection
 from evolving_operator.cluster.errors import ClusterError, Conflict, Forbidden, NotFound, Refused, Unavailable
 from evolving_operator.cluster.gateway import Gateway
 from evolving_operator.cluster.informer import Informer, Source
-from evolving_operator.cluster.kinds import AGENT, LEASE, OWNED, Kind
-from evolving_operator.cluster.live import LiveGateway
+from evolving_operator.cluster.kinds import AGENT, OWNED, Kind
 from evolving_operator.cluster.pods import PodClient
 from evolving_operator.cluster.records import AgentKey
 from evolving_operator.settings import Settings
-from evolving_operator.shell import telemetry as telemetry_server
 from evolving_operator.shell.fence import Fence
-from evolving_operator.shell.handlers import registered, watch_settings
 from evolving_operator.shell.leader import Leadership, LeadershipLostError, LeaseSettings
 from evolving_operator.shell.reconciler import Reconciler
 from evolving_operator.shell.telemetry import Probes, Telemetry
@@ -44,9 +35,6 @@ logger = logging.getLogger(__name__)
 _FROZEN_SECONDS = 120
 _LIST_RETRY_SECONDS = 2.0
 _UNLISTED_RETRY_SECONDS = 10.0
-_STOP_SECONDS = 10.0
-_END_SECONDS = 3.0
-_FIRST_BACKOFF, _LAST_BACKOFF = 0.1, 10.0
 _AFTER_LIST_SECONDS = 5.0
 _PATIENCE = timedelta(seconds=0.5)
 # kopf lists the agents once more, which takes half as long as all that comes before.
@@ -54,25 +42,6 @@ _HEAD_START_SECONDS = 20.0
 _STANDBY_SECONDS = 1.0
 # A process that is told to stop waits so long for its writes: the next one is to lead within three seconds.
 _LAST_WRITES_SECONDS = 1.5
-# Objects between two searches for garbage. A decision makes thousands and hardly any are cycles: Python's 700
-# would search through them several times while it is made (6 % of a start on thousands of agents).
-_GARBAGE_THRESHOLDS = (50_000, 20, 20)
-
-
-async def run(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT. Raises what ended it otherwise: a lost Lease, a watch that gave up."""
-    gc.set_threshold(*_GARBAGE_THRESHOLDS)
-    connection = Connection.load()
-    lease = LeaseSettings(settings.lease_namespace, settings.lease_name, settings.lease_seconds)
-    cache, queue = Cache(), WorkQueue[AgentKey]()
-    telemetry = Telemetry(cache, queue.__len__)
-    async with LiveGateway(connection, telemetry.requested) as gateway:
-        operator = Operator(settings, gateway, gateway, cache, queue, telemetry, lease)
-        server = await telemetry_server.serve(telemetry, operator.probes, settings.metrics_port)
-        try:
-            await _until_stopped(operator, gateway, connection)
-        finally:
-            await server.cleanup()
 
 
 @dataclass
@@ -318,162 +287,6 @@ class Operator:
         self._listing = None
         self._background.add(task := asyncio.create_task(listed(), name="agents"))
         task.add_done_callback(self._background.discard)
-
-
-async def _until_stopped(operator: Operator, gateway: LiveGateway, connection: Connection) -> None:
-    """Run kopf's watches and our work side by side, until the work ends or a signal comes."""
-    stopping, watches_stop = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def heed_signals() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-
-    heed_signals()
-    watching = Watching(operator, gateway, connection, watches_stop, heed_signals)
-    watches = asyncio.create_task(watching.run(), name="watches")
-    work = asyncio.create_task(operator.work(), name="work")
-    stop = asyncio.create_task(stopping.wait(), name="stop")
-    await asyncio.wait({watches, work, stop}, return_when=asyncio.FIRST_COMPLETED)
-    stop.cancel()
-    if not work.done():
-        work.cancel()
-    await asyncio.wait({work})
-    watches_stop.set()
-    operator.watches_due.set()  # they may still wait to begin
-    await asyncio.wait({watches}, timeout=_STOP_SECONDS)
-    watches.cancel()  # a request of theirs may not be answered for long
-    for outcome in await asyncio.gather(work, watches, return_exceptions=True):
-        if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
-            raise outcome
-    if not stopping.is_set():
-        raise RuntimeError("the watches ended by themselves")
-
-
-@dataclass
-class Watching:
-    """kopf's watches, begun again whenever they end.
-
-    At the first thing that it does not know how to live with (an error in a watch that is no 410, a line that
-    is no JSON, a kind that is not served for a moment) kopf gives up all of them. To end the process
-    for that would be to wait for it longer and longer, where it happens again and again.
-    """
-
-    operator: Operator
-    gateway: LiveGateway
-    connection: Connection
-    stop: asyncio.Event
-    heed_signals: Callable[[], None]
-
-    async def run(self) -> None:
-        """Until it is time to stop."""
-        failures, is_first = 0, True
-        loop = asyncio.get_running_loop()
-        kinds = (self.operator.agent_kind, LEASE)
-        while await self._are_served(kinds, is_first):
-            await self.operator.watches_due.wait()
-            if self.stop.is_set():
-                return
-            began, reason = loop.time(), "no reason"
-            try:
-                await self._watch()
-            except Exception as error:  # whatever it was: begin again
-                reason = str(error) or type(error).__name__
-            if self.stop.is_set():
-                return
-            is_first = False
-            failures = 0 if loop.time() - began > _LAST_BACKOFF else failures + 1
-            backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 20))
-            logger.warning("watches begin again", extra={"error": reason, "retry_in": backoff})
-            await self._pause(backoff)
-
-    async def _watch(self) -> None:
-        operator, sessions = self.operator, list[aiohttp.ClientSession]()
-        registry = registered(
-            operator.agent_kind,
-            operator.cache,
-            operator.news,
-            login=_login(self.connection, sessions),
-            on_list=operator.agents_were_listed,
-            on_lease=operator.lease_was_seen,
-        )
-        namespaces = operator.settings.namespaces
-        tasks = await kopf.spawn_tasks(
-            registry=registry,
-            settings=watch_settings(operator.agent_kind, operator.lease),
-            standalone=True,
-            clusterwide=not namespaces,
-            namespaces=namespaces,
-            stop_flag=self.stop,
-        )
-        # After kopf has set its own handlers: the Lease is released first, the watches end last.
-        self.heed_signals()
-        try:
-            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()
-        finally:
-            await _end_kopf()
-            for session in sessions:
-                await session.close()
-
-    async def _are_served(self, kinds: Sequence[Kind], is_first: bool) -> bool:
-        """Wait for the API server to serve the kinds; False where it is time to stop.
-
-        kopf asks once what there is, and never watches what was missing then. While nothing is watched yet,
-        no watch can be frozen: to be restarted would help nobody, and each time it would take longer.
-        """
-        while not self.stop.is_set():
-            try:
-                missing = [kind.kind for kind in kinds if not await self.gateway.serves(kind)]
-                if not missing:
-                    return True
-                logger.warning("not served (are the CRDs installed?)", extra={"kinds": missing})
-                self.operator.telemetry.heartbeat.beat()
-            except ClusterError as error:
-                logger.warning("discovery failed", extra={"error": str(error)})
-                if is_first:
-                    self.operator.telemetry.heartbeat.beat()
-            await self._pause(_LIST_RETRY_SECONDS)
-        return False
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.stop.wait(), seconds)
-
-
-async def _end_kopf() -> None:
-    """End every task of kopf's. Left to itself, it waits for watches that wait for credentials, for ever."""
-    directory = str(Path(kopf.__file__).parent)
-
-    def found() -> set[asyncio.Task[Any]]:
-        codes = ((task, getattr(task.get_coro(), "cr_code", None)) for task in asyncio.all_tasks())
-        return {task for task, code in codes if code and code.co_filename.startswith(directory)}
-
-    # Watches first: what they wait for may not end before they have ceased to wait.
-    for concerned in (
-        lambda task: task.get_name().startswith("watcher for "),
-        lambda _: True,
-        lambda _: True,
-    ):
-        tasks = set(filter(concerned, found()))
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*(asyncio.wait({task}, timeout=_END_SECONDS) for task in tasks))
-        for task in tasks:
-            if task.done() and not task.cancelled():
-                task.exception()  # seen: another task has passed it on, or there are several of a kind
-
-
-def _login(connection: Connection, sessions: list[aiohttp.ClientSession]) -> Callable[..., Any]:
-    """kopf's requests carry our credentials. Where it asks for another session, the last one is closed."""
-
-    async def login(**_: Any) -> kopf.AiohttpSession:
-        sessions[:] = [*(other for other in sessions if not other.closed), connection.session(is_kopfs=True)]
-        return kopf.AiohttpSession(server=connection.server, aiohttp_session=sessions[-1])
-
-    return login
 
 
 async def _all_or_none(

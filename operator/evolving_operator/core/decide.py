@@ -19,7 +19,9 @@ from datetime import datetime
 from evolving_operator.api import names
 from evolving_operator.api.models import Condition, EvolvingAgentStatus
 from evolving_operator.core import health, progress
+from evolving_operator.core.adoption import adopt_base
 from evolving_operator.core.announcements import Announcement, announcements, drift_corrected, event
+from evolving_operator.core.candidate import advance_candidate, end_trial, reconsider
 from evolving_operator.core.children import (
     config_map_is_current,
     drift_of,
@@ -39,20 +41,16 @@ from evolving_operator.core.observed import Observed, ObservedAgent
 from evolving_operator.core.plan import Action, Apply, Create, Plan, WriteStatus
 from evolving_operator.core.proof import evaluation_job, recorded_verdict, renew_evaluation, verdict_status
 from evolving_operator.core.rollout import (
-    adopt_base,
     advance_bake,
-    advance_candidate,
     advance_restart,
-    end_trial,
     follow_clock,
     follow_pin,
-    reconsider,
-    validation_job,
     watch_promoted,
 )
 from evolving_operator.core.schedule import next_run
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
+from evolving_operator.core.validation import validation_job
 
 # The first one that is due is taken. A person's word comes before what was learned, a rollout under way
 # before the next one.

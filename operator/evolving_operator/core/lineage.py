@@ -15,6 +15,7 @@ from evolving_operator.api.models import (
     RolloutStep,
     VerdictResult,
 )
+from evolving_operator.core.adoption import base_revision_manifest
 from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.children import is_refused
 from evolving_operator.core.conditions import Finding, false, merged, true, unknown
@@ -22,9 +23,9 @@ from evolving_operator.core.gate import weakest
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Create, Delete, ObjectRef, WriteStatus
 from evolving_operator.core.proof import evaluation, job_name, recorded_verdict, verdict_to_record
-from evolving_operator.core.rollout import base_revision_manifest, is_outdated
 from evolving_operator.core.runs import why_superseded
 from evolving_operator.core.situation import Situation
+from evolving_operator.core.validation import is_outdated
 
 _SERVED = frozenset({RolloutStep.BAKE, RolloutStep.DONE})
 _AFTER_BAKE = frozenset({RolloutStep.DONE, RolloutStep.ROLLED_BACK})

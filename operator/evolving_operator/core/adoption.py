@@ -1,0 +1,94 @@
+"""The first revision of an agent, a changed base model, and an agent whose status was lost."""
+
+from __future__ import annotations
+
+from evolving_operator.api.models import (
+    EvolvingAgentStatus,
+    RevisionRef,
+    RevisionState,
+    RolloutStatus,
+    RolloutStep,
+)
+from evolving_operator.core.builders.base import Manifest
+from evolving_operator.core.builders.revision import build_revision
+from evolving_operator.core.moves import ref_of, without_trial
+from evolving_operator.core.observed import ObservedRevision
+from evolving_operator.core.plan import Create
+from evolving_operator.core.proof import first_evaluation
+from evolving_operator.core.situation import Situation
+from evolving_operator.core.step import Step
+
+
+def adopt_base(situation: Situation) -> Step | None:
+    """The spec's base model as a revision: served where nothing was, else the candidate."""
+    status, name = situation.status, situation.base_revision
+    if status.active is not None and status.base == name:
+        return None
+    before = () if name in situation.observed.revisions else (Create(base_revision_manifest(situation)),)
+    ref = RevisionRef(revision=name, model_id=situation.spec.model.base, since=situation.timestamp)
+    adopted = status.model_copy(update={"base": name})
+    if status.active is None:
+        known = _last_known(situation, RevisionState.ACTIVE)
+        if known is not None:
+            return Step(_restored(situation, known), before)
+        return Step(adopted.model_copy(update={"active": ref}), before, is_plain=True)
+    if situation.rollout_under_way:
+        return None
+    without_candidate = adopted.model_copy(update={"candidate": None, "rollout": without_trial(status)})
+    active = situation.revision(status.active)
+    if active is not None and active.spec.base == situation.spec.model.base:
+        return Step(without_candidate, before)
+    nominated = {"candidate": ref, "evaluation": first_evaluation(situation, name, None)}
+    return Step(without_candidate.model_copy(update=nominated), before)
+
+
+def base_revision_manifest(situation: Situation) -> Manifest:
+    return build_revision(
+        situation.context,
+        name=situation.base_revision,
+        model_id=situation.spec.model.base,
+        base=situation.spec.model.base,
+        dataset=None,
+        training=None,
+    )
+
+
+def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentStatus:
+    """What the revisions tell, for an agent whose own status was lost (restored from a backup).
+
+    One that had not yet come to all pods is on its way once more, so that it can still go back. Verdicts are
+    made anew: nothing tells any more which evaluation counted.
+    """
+    previous = _last_known(situation, RevisionState.PREVIOUS)
+    candidate = _last_known(situation, RevisionState.CANDIDATE)
+    base = situation.spec.model.base
+    update: dict[str, object] = {
+        "active": ref_of(active, situation),
+        "previous": ref_of(previous, situation) if previous else None,
+    }
+    if candidate is not None and candidate.spec.base == base:
+        dataset = candidate.spec.dataset
+        update["candidate"] = ref_of(candidate, situation)
+        update["evaluation"] = first_evaluation(
+            situation, candidate.name, dataset.version if dataset else None
+        )
+    if active.spec.base == base or (candidate is not None and candidate.name == situation.base_revision):
+        update["base"] = situation.base_revision  # else it is taken up as any other edit is
+    restored = situation.status.model_copy(update=update)
+    if previous is None or active.status.promoted_at is not None:
+        return restored
+    rollout = RolloutStatus(
+        revision=active.name,
+        step=RolloutStep.RESTART,
+        since=situation.timestamp,
+        template=situation.after(restored).template_hash,
+        reason="StatusLost",
+        message="It was on its way when the agent lost its status.",
+    )
+    return restored.model_copy(update={"rollout": rollout})
+
+
+def _last_known(situation: Situation, state: RevisionState) -> ObservedRevision | None:
+    """The revision that was in that place. What an agent of the same name has left is another one's."""
+    revisions = situation.observed.revisions.values()
+    return next((item for item in revisions if item.status.state is state and not item.is_left), None)

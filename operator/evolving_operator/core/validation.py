@@ -1,0 +1,110 @@
+"""The Job that asks the served revision the suites' questions, and what comes of its answers."""
+
+from __future__ import annotations
+
+from evolving_agent.contract.report import ValidationReport
+from evolving_operator.api import names
+from evolving_operator.api.models import RolloutStatus, RolloutStep
+from evolving_operator.core.builders.base import Manifest
+from evolving_operator.core.builders.job import build_validation_job, suites_digest
+from evolving_operator.core.clock import after
+from evolving_operator.core.observed import ObservedJob
+from evolving_operator.core.proof import is_measurable
+from evolving_operator.core.situation import Situation
+from evolving_operator.core.step import Because
+
+# So long a validation Job that the API server refuses is tried again.
+_REFUSED_VALIDATION_SECONDS = 300
+
+
+def validation_job(situation: Situation) -> Manifest | None:
+    """The Job that asks the served revision the suites' questions, to be created now."""
+    rollout, stamp = situation.status.rollout, situation.active_hash
+    if rollout is None or rollout.step is not RolloutStep.BAKE or situation.held or stamp is None:
+        return None
+    if not is_validated(situation, rollout) or validation_job_of(situation, rollout) is not None:
+        return None
+    return build_validation_job(
+        situation.context,
+        revision=rollout.revision,
+        config_hash=stamp,
+        dataset_version=_dataset_version(situation, rollout),
+    )
+
+
+def is_outdated(situation: Situation, job: ObservedJob) -> bool:
+    """Whether a validation asks other pods, or other cases, than it is to: it goes, and comes anew."""
+    is_current = job.config_hash in (None, situation.active_hash) and job.suites in (
+        None,
+        suites_digest(situation.context),
+    )
+    return job.deleting or not is_current
+
+
+def why_unasked(situation: Situation, rollout: RolloutStatus) -> Because | None:
+    """Why there will be no validation: nobody waits for ever for a Job that the API server refuses."""
+    name = names.validate_job(rollout.revision)
+    refusal = next((item for item in situation.observed.refusals if item.name == name), None)
+    if refusal is None:
+        return None
+    patience = max(situation.spec.rollout.bake_seconds, _REFUSED_VALIDATION_SECONDS)
+    if not situation.timers.passed(after(rollout.since, patience)):
+        return None
+    return Because("NotValidated", f"Job {name} was refused: {refusal.message}")
+
+
+def is_validated(situation: Situation, rollout: RolloutStatus) -> bool:
+    """Whether there is anybody to ask, and anything to ask."""
+    has_pods = situation.spec.agent.replicas > 0
+    return has_pods and is_measurable(situation, _dataset_version(situation, rollout))
+
+
+def validation_job_of(situation: Situation, rollout: RolloutStatus) -> ObservedJob | None:
+    return situation.observed.jobs.get(names.validate_job(rollout.revision))
+
+
+def score_drop(situation: Situation, rollout: RolloutStatus, job: ObservedJob) -> Because | None:
+    """The first suite whose score, as served, is too far below that of the verdict."""
+    revision = situation.observed.revisions.get(rollout.revision)
+    if revision is None or not isinstance(job.report, ValidationReport):
+        return None
+    promised = {verdict.suite: verdict.candidate for verdict in revision.status.verdicts}
+    limit = situation.spec.rollout.rollback.max_score_drop_bps
+    for suite in job.report.suites:
+        before, served = promised.get(suite.suite), suite.candidate_bps
+        if before is not None and served is not None and before - served > limit:
+            return Because(
+                "ScoreDropped",
+                f"Suite {suite.suite} scored {before / 100:.1f} % in the evaluation, but "
+                f"{served / 100:.1f} % as served; maxScoreDropBps allows a drop of {limit / 100:.1f} points.",
+            )
+    return None
+
+
+def validation_outcome(situation: Situation, rollout: RolloutStatus, job: ObservedJob | None) -> Because:
+    """A validation that measured nothing keeps the revision, with a warning.
+
+    It passed the gate, and that nobody could be asked says nothing about it: an outage of whoever
+    measures never looks like a bad model.
+    """
+    if job is None or not is_validated(situation, rollout):
+        return Because("NotValidated", "Nothing to validate it with.")
+    report = job.report
+    if not isinstance(report, ValidationReport) or not any(
+        suite.candidate_bps is not None for suite in report.suites
+    ):
+        detail = report.message if report is not None else job.message or "it left no report"
+        return Because("NotValidated", f"The validation measured nothing: {detail}")
+    scores = ", ".join(
+        f"{suite.suite} {suite.candidate_bps / 100:.1f} %"
+        for suite in report.suites
+        if suite.candidate_bps is not None
+    )
+    return Because("Validated", f"As served: {scores}.")
+
+
+def _dataset_version(situation: Situation, rollout: RolloutStatus) -> str | None:
+    evaluation = situation.status.evaluation
+    if evaluation is None or evaluation.revision != rollout.revision:
+        return None
+    return evaluation.dataset_version

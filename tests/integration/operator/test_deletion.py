@@ -103,7 +103,7 @@ def test_a_volume_that_its_pods_hold_is_waited_for(place: Place, start_operator:
 
     place.kubectl("delete", "pvc/support-store", "--wait=false")
     eventually(
-        lambda: place.condition("support", "Degraded").get("reason") == "VolumeBeingDeleted", 30, "it is told"
+        lambda: place.condition("support", "Degraded").get("reason") == "ChildDeleted", 40, "it is told"
     )
     before = place.get("pvc", "support-store")["metadata"]["uid"]
     written = [line for line in operator.lines() if line["message"] == "wrote" and "Claim" in line["object"]]

@@ -193,7 +193,7 @@ def _told(situation: Situation) -> EvolvingAgentStatus:
             "last_verdict": verdict_status(judged.name, judged.status.verdicts)
             if judged
             else status.last_verdict,
-            "conditions": _conditions(agent, findings, situation.now),
+            "conditions": _conditions(agent, findings, situation.timestamp),
         }
     )
 
@@ -209,8 +209,8 @@ def _next(situation: Situation, schedule: str, time_zone: str | None) -> str | N
     return rfc3339(moment)
 
 
-def _conditions(agent: ObservedAgent, findings: dict[str, Finding], now: datetime) -> tuple[Condition, ...]:
-    return merged(agent.status.conditions, findings, generation=agent.generation, now=rfc3339(now))
+def _conditions(agent: ObservedAgent, findings: dict[str, Finding], now: str) -> tuple[Condition, ...]:
+    return merged(agent.status.conditions, findings, generation=agent.generation, now=now)
 
 
 def _reject(observed: Observed, now: datetime) -> Iterator[Action]:
@@ -230,7 +230,7 @@ def _reject(observed: Observed, now: datetime) -> Iterator[Action]:
         "observed_generation": agent.generation,
         "replicas": deployment.replicas if deployment else 0,
         "ready_replicas": deployment.ready if deployment else 0,
-        "conditions": _conditions(agent, findings, now),
+        "conditions": _conditions(agent, findings, rfc3339(now)),
     }
     status = agent.status.model_copy(update=update)
     if status == agent.status:

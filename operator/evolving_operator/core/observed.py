@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+
+from pydantic import ValidationError
 
 from evolving_agent.contract.config import AgentConfigFile
 from evolving_agent.contract.report import Report
@@ -104,7 +107,15 @@ class ObservedDeployment:
 @dataclass(frozen=True)
 class ObservedConfigMap:
     applied_hash: str | None
-    file: AgentConfigFile | None  # None where it cannot be read
+    text: str  # of agent_config.json
+
+    @cached_property
+    def file(self) -> AgentConfigFile | None:
+        """None where it cannot be read. Most decisions do not ask."""
+        try:
+            return AgentConfigFile.model_validate_json(self.text)
+        except ValidationError:
+            return None
 
 
 @dataclass(frozen=True)

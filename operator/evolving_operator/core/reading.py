@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evolving_agent.contract import env
-from evolving_agent.contract.config import CONFIG_KEY, AgentConfigFile
+from evolving_agent.contract.config import CONFIG_KEY
 from evolving_agent.contract.refs import ConfigMapKeyRef
 from evolving_agent.contract.report import Report, parse_report
 from evolving_operator.api import names
@@ -315,11 +315,8 @@ def _read_child(raw: Raw) -> Child:
 
 
 def _read_config_map(raw: Raw) -> ObservedConfigMap:
-    try:
-        file = AgentConfigFile.model_validate_json((raw.get("data") or {}).get(CONFIG_KEY, ""))
-    except ValidationError:
-        file = None
-    return ObservedConfigMap(_annotations(raw).get(names.ANNOTATION_APPLIED_HASH), file)
+    text = (raw.get("data") or {}).get(CONFIG_KEY, "")
+    return ObservedConfigMap(_annotations(raw).get(names.ANNOTATION_APPLIED_HASH), text)
 
 
 def _annotations(raw: Raw) -> Mapping[str, str]:

@@ -339,6 +339,11 @@ def harms(expected: Sequence[Told], strikes: Sequence[Strike]) -> list[Harm]:
     ]
 
 
+def spread(harms: Sequence[Harm], most: int | None) -> Sequence[Harm]:
+    """About so many of them, from the first to the last; all of them for None."""
+    return harms if most is None else harms[:: max(1, len(harms) // most)]
+
+
 def differences(expected: object, found: object, path: str = "") -> list[str]:
     """Where two JSON documents differ, one line for each place."""
     if isinstance(expected, dict) and isinstance(found, dict):

@@ -1,6 +1,6 @@
 """Wherever the operator is killed, before or after any of its writes, each passage ends as it does without.
 
-TORTURE_LIVES limits the number of lives of each story (all of them, where it is not set); TORTURE_AT_ONCE is
+TORTURE_LIVES limits the number of lives of each story (about so many; all of them, where it is not set); TORTURE_AT_ONCE is
 how many are lived at the same time.
 """
 
@@ -14,7 +14,7 @@ import pytest
 
 from support.account import summary, table, write_section
 from support.cluster import RunningCluster
-from support.lives import Plan, Told, World, differences, harms, tell_all, tell_undisturbed
+from support.lives import Plan, Told, World, differences, harms, spread, tell_all, tell_undisturbed
 from support.recording_proxy import KILLS
 from support.stories import PASSING, STORIES, Story
 
@@ -48,7 +48,7 @@ async def deaths(world: World, story: Story) -> list[Plan]:
     for first, second in zip(expected, again, strict=True):
         # A comparison that fails by itself would prove nothing.
         assert differences(first.state, second.state) == [], str(first)
-    plans = [Plan(story, expected, harm) for harm in harms(expected, KILLS)[:LIVES]]
+    plans = [Plan(story, expected, harm) for harm in spread(harms(expected, KILLS), LIVES)]
     print(f"\n{story.name}: {sum(len(passage.writes) for passage in expected)} writes, {len(plans)} lives")
     return plans
 

@@ -1,6 +1,6 @@
 """Whatever happens to requests and watches, nothing is lost: each passage ends as it does without, in time.
 
-TORTURE_LIVES limits the number of lives of each story (about so many, of every sort of fault; all, if not set).
+TORTURE_LIVES limits the number of lives of each story: about so many, of all sorts of faults.
 """
 
 from __future__ import annotations

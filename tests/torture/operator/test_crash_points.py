@@ -1,7 +1,7 @@
 """Wherever the operator is killed, before or after any of its writes, each passage ends as it does without.
 
-TORTURE_LIVES limits the number of lives of each story, to about so many; TORTURE_AT_ONCE is how many are lived
-at the same time.
+TORTURE_LIVES limits the number of lives of each story, to about so many; TORTURE_AT_ONCE is how many are
+lived at the same time.
 """
 
 from __future__ import annotations

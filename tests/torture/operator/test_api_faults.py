@@ -95,7 +95,7 @@ async def test_nothing_is_lost_while_api_server_and_etcd_are_gone(
 
 
 def conclude(name: str, told: list[Told], faults: int) -> None:
-    found = summary(told, "faults") | {"faults": faults}
+    found = summary(told, "faults") | {"faults": faults} | ({"TORTURE_LIVES": LIVES} if LIVES else {})
     write_section(name, found)
     print({key: found[key] for key in ("faults", "divergences", "lost", "slowest_recovery_seconds")})
     assert found["diverged"] == {}

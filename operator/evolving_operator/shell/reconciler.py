@@ -414,7 +414,7 @@ def _typed(stored: Raw, api_version: str, kind: str) -> Raw:
 def _object_of(action: Action) -> str:
     if isinstance(action, Delete):
         return f"{action.ref.kind}/{action.ref.name}"
-    return f"{action.manifest['kind']}/{action.manifest['metadata']['name']}"
+    return "/".join(_named(action.manifest))
 
 
 def _deeds_and_words(actions: Sequence[Action]) -> tuple[Sequence[Action], Sequence[Action]]:

@@ -12,6 +12,7 @@ from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
 BASE = names.revision("support", "smollm2", "", "Base", "")
+SUITE = {"name": "holdout", "configMapRef": {"name": "cases", "key": "cases.jsonl"}}
 CRASH = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
 
 
@@ -233,6 +234,7 @@ async def test_where_there_is_nothing_to_return_to_a_worse_score_is_told_and_end
     world: Simulation, spec: Spec
 ) -> None:
     # given a revision with a verdict, pinned while another one was on its way, and let go again
+    spec = spec | {"evaluation": {"suites": [SUITE]}}
     await world.serve(spec)
     first = await world.promote("model-1")
     second = await world.train("model-2", job="support-finetune-2")
@@ -242,13 +244,12 @@ async def test_where_there_is_nothing_to_return_to_a_worse_score_is_told_and_end
     assert world.status.previous is None
 
     await roll_out(world)
-    if rollout_of(world).step is RolloutStep.BAKE and world.jobs(names.COMPONENT_VALIDATE):
-        await world.validate(first, score=100)
-    world.pass_time(3600)
-    await world.settle()
+    assert rollout_of(world).step is RolloutStep.BAKE
+    await world.validate(first, score=100)
 
     assert active(world) == first
     assert rollout_of(world).step is RolloutStep.DONE
+    assert rollout_of(world).reason == "ScoreDropped"
 
 
 async def test_a_clock_that_is_set_back_neither_hides_a_rollback_nor_makes_it_last(

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from evolving_agent.contract.base import Document
+from evolving_agent.contract.refs import OBJECT_NAME
 from evolving_operator.__main__ import main
 from evolving_operator.api.crd import custom_resource_definitions, render, structural_schema
 from evolving_operator.api.models import (
@@ -73,6 +74,15 @@ def test_lists_and_texts_of_a_spec_are_bounded(model: type[Document]) -> None:
             assert "maxItems" in field, path
         if field["type"] == "string" and "enum" not in field:
             assert "maxLength" in field, path
+
+
+@pytest.mark.parametrize("model", SPECS.values())
+def test_what_names_another_object_has_the_form_of_a_name(model: type[Document]) -> None:
+    """The agent's own configuration asks for it: what the API server let through could not be rendered."""
+    schema = structural_schema(model)
+    names = {path: field for path, field in fields(schema) if path.endswith(("Ref.name", ".claimName"))}
+    assert names
+    assert {path for path, field in names.items() if field.get("pattern") != OBJECT_NAME} == set()
 
 
 @pytest.mark.parametrize("model", ALL)

@@ -37,7 +37,7 @@ from evolving_operator.core.demand import act_on_demand, why_refused
 from evolving_operator.core.intake import take_in_curation, take_in_training
 from evolving_operator.core.lineage import collected, missing_base, revision_statuses
 from evolving_operator.core.live_traffic import counting
-from evolving_operator.core.observed import Observed, ObservedAgent
+from evolving_operator.core.observed import InvalidField, Observed, ObservedAgent
 from evolving_operator.core.plan import Action, Apply, Create, Plan, WriteStatus
 from evolving_operator.core.proof import evaluation_job, recorded_verdict, renew_evaluation, verdict_status
 from evolving_operator.core.rollout import (
@@ -80,12 +80,17 @@ def decide(observed: Observed, now: datetime) -> Plan:
     # An agent of this name that is gone may have left something to be done.
     owed = decide_debts(observed.debts, observed.jobs, agent.uid, observed.refusals, timers)
     if agent.spec is None:
-        actions = [*_reject(observed, now), *owed]
+        actions = [*_reject(observed, agent.invalid, now), *owed]
         return Plan(tuple(actions), requeue_at=timers.earliest)
     situation = Situation(observed, agent.spec, now, timers)
     actions = [*_actions(situation), *owed]
     asked = counting(situation)
     return Plan(tuple(actions), requeue_at=timers.earliest, counting=asked)
+
+
+def undecided(observed: Observed, error: Exception, now: datetime) -> Plan:
+    """What is said where the operator itself has failed at an agent, which is left as it is."""
+    return Plan(tuple(_reject(observed, health.operator_error(error), now)))
 
 
 def _actions(situation: Situation) -> Iterator[Action]:
@@ -213,18 +218,18 @@ def _conditions(agent: ObservedAgent, findings: dict[str, Finding], now: str) ->
     return merged(agent.status.conditions, findings, generation=agent.generation, now=now)
 
 
-def _reject(observed: Observed, now: datetime) -> Iterator[Action]:
+def _reject(observed: Observed, fault: InvalidField | None, now: datetime) -> Iterator[Action]:
     """A spec that cannot be read changes nothing but what is said about it: what serves goes on serving."""
     agent = observed.agent
-    if agent.invalid is None:
+    if fault is None:
         return
     kept = {
         item.type: Finding(item.status, item.reason, item.message)
         for item in agent.status.conditions
         if item.type not in ("Ready", "Degraded", "Stalled", "Reconciling")
     }
-    deployment, invalid = observed.deployment, health.invalid_spec(agent.invalid)
-    told = {"Ready": health.ready_unread(deployment, agent.invalid)}
+    deployment, invalid = observed.deployment, health.invalid_spec(fault)
+    told = {"Ready": health.ready_unread(deployment, fault)}
     findings = told | kept | {"Degraded": invalid, "Stalled": invalid}
     update = {
         "observed_generation": agent.generation,

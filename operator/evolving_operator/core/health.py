@@ -30,6 +30,7 @@ _ON_THE_WAY = {
 CONTESTED_AFTER = 3
 
 _CONFIG_MAP_BYTES = 1_048_576  # the API server's bound, and in its words when something is above
+_ERROR_CHARACTERS = 500
 _SCHEDULING_GRACE = timedelta(seconds=60)
 _DELETION_GRACE = timedelta(seconds=10)  # what nothing holds is gone by then, and made anew
 
@@ -95,6 +96,13 @@ def degraded_by(situation: Situation) -> Finding | None:
 
 def invalid_spec(fault: InvalidField) -> Finding:
     return true(fault.reason, f"{fault.field}: {fault.message}")
+
+
+def operator_error(error: Exception) -> InvalidField:
+    """What a user is told where a decision ends in an error that nobody foresaw."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:_ERROR_CHARACTERS]
+    told = f"the operator failed at it, and tries again. That is a bug, its log has the details. {what}"
+    return InvalidField("spec", told, "OperatorError")
 
 
 def _invalid_schedule(situation: Situation) -> Finding | None:

@@ -18,7 +18,7 @@ from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
 from evolving_operator.core.clock import Timers
 from evolving_operator.core.debts import decide_debts
-from evolving_operator.core.decide import decide
+from evolving_operator.core.decide import decide, undecided
 from evolving_operator.core.health import CONTESTED_AFTER
 from evolving_operator.core.observed import Correction, Heard, Observed, Refusal
 from evolving_operator.core.ownership import owned_fields
@@ -140,7 +140,9 @@ class Reconciler:
             self._applied_at.pop(key, None)
             self._taken.pop(key, None)
             self._on_end(key)
-        plan = await self._plan_for_what_is_left(key, now) if observed is None else decide(observed, now)
+            plan = await self._plan_for_what_is_left(key, now)
+        else:
+            plan = await self._decided(key, observed, now)
         self._traffic.follow(key, plan.counting)
         deeds, words = _deeds_and_words(plan.actions)
         for action in deeds:
@@ -163,6 +165,15 @@ class Reconciler:
         due += [moment for moment in (plan.requeue_at, self._instructions.due(key)) if moment is not None]
         coming = [(moment - now).total_seconds() for moment in due if moment > now]
         return min(coming) if coming else None
+
+    async def _decided(self, key: AgentKey, observed: Observed, now: datetime) -> Plan:
+        """The decision. Where there can be none, the agent's status says so, and what happened is raised."""
+        try:
+            return decide(observed, now)
+        except Exception as error:
+            for action in undecided(observed, error, now).actions:
+                await self._execute(key, observed, action)
+            raise
 
     def _nothing_came_of(self, key: AgentKey, actions: Sequence[Action]) -> bool:
         """Whether all that was to be done was there already: the next decision would be the same."""

@@ -48,7 +48,7 @@ def run() -> dict[str, Any]:
 
 
 async def _measured(agents: int) -> dict[str, Any]:
-    load_before, pace_before = os.getloadavg()[0], pace()
+    load_before, pace_before = os.getloadavg()[0], _pace()
     async with _bench(agents) as bench:
         async with bench.operator() as operator:
             converged = await bench.converge(operator)
@@ -64,7 +64,7 @@ async def _measured(agents: int) -> dict[str, Any]:
     return {
         "agents": agents,
         "load_average": {"before": round(load_before, 1), "after": round(os.getloadavg()[0], 1)},
-        "pace_seconds": {"before": round(pace_before, 2), "after": round(pace(), 2)},
+        "pace_seconds": {"before": round(pace_before, 2), "after": round(_pace(), 2)},
         "converge": converged,
         "idle": idle,
         "restart": restarted,
@@ -307,7 +307,7 @@ async def _until_quiet(operator: OperatorProcess) -> Reading:
                 last = reading
 
 
-def pace() -> float:
+def _pace() -> float:
     """CPU seconds of ten million additions. On a shared machine they may double from one hour to the next."""
     started, total = time.process_time(), 0
     for number in range(_ADDITIONS):

@@ -41,21 +41,20 @@ def table(results: dict[str, Any]) -> str:
         row("---", *("---:" for _ in columns)),
     ]
     lines += [row(name, *(column[name] for column in columns)) for name in columns[0]]
-    loads = "; ".join(
-        f"{size['load_average']['before']} before, {size['load_average']['after']} after"
-        for size in results["sizes"]
-    )
-    paces = "; ".join(
-        f"{size['pace_seconds']['before']} s before, {size['pace_seconds']['after']} s after"
-        for size in results["sizes"]
-        if "pace_seconds" in size
-    )
+    loads = _before_and_after(results["sizes"], "load_average")
+    paces = _before_and_after(results["sizes"], "pace_seconds", " s")
     machine = (
         f"The machine is shared with API server and etcd; its load average: {loads}. "
         f"Ten million additions in Python took {paces or 'a time that nobody noted'}. "
         "etcd runs without fsync, Kubernetes with GOGC=300."
     )
     return "\n".join([*lines, "", machine])
+
+
+def _before_and_after(sizes: list[dict[str, Any]], name: str, unit: str = "") -> str:
+    """Of those results that have it: what an older run did not note stays unknown."""
+    noted = [size[name] for size in sizes if name in size]
+    return "; ".join(f"{each['before']}{unit} before, {each['after']}{unit} after" for each in noted)
 
 
 def _column(size: dict[str, Any]) -> dict[str, str]:

@@ -6,12 +6,12 @@ that, too, may be told of, and nothing else. OPERATOR_SEED repeats the walks; it
 
 from __future__ import annotations
 
-import os
 import random
 from typing import Any
 
 from evolving_operator.api.models import ConditionStatus
 from evolving_operator.testing.simulation import Simulation
+from support.seeds import drawn_seed
 from support.spec_walk import SpecWalk
 from support.walking import BACK_EVERY, STORAGES, seed_spec
 
@@ -21,8 +21,7 @@ WALKS, TRANSITIONS = 2 * len(STORAGES), 80
 
 
 async def test_whatever_a_spec_asks_for_is_decided_upon_and_then_it_is_quiet() -> None:
-    seed = int(os.environ.get("OPERATOR_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"OPERATOR_SEED={seed}")
+    seed = drawn_seed()
     for number in range(seed, seed + WALKS):
         world, walker = Simulation(), SpecWalk(random.Random(number))
         spec = await home(world, number, 0)

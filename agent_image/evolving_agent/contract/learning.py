@@ -13,7 +13,7 @@ from pydantic import Field
 
 from evolving_agent.contract.base import Document, Rule, rules
 from evolving_agent.contract.config import Endpoint
-from evolving_agent.contract.refs import OBJECT_NAME, ConfigMapKeyRef
+from evolving_agent.contract.refs import ConfigMapKeyRef, ObjectName
 
 LEARNING_VERSION: Final = 1
 LEARNING_KEY = "learning.json"
@@ -110,12 +110,7 @@ class OpenAIBackend(Document):
 
 
 class AdapterVolume(Document):
-    claim_name: str = Field(
-        min_length=1,
-        max_length=253,
-        pattern=OBJECT_NAME,
-        description="PersistentVolumeClaim that the model server reads too.",
-    )
+    claim_name: ObjectName = Field(description="PersistentVolumeClaim that the model server reads too.")
 
 
 class LoRABackend(Document):

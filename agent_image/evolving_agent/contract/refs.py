@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from evolving_agent.contract.base import Document
@@ -11,22 +13,24 @@ HTTP_URL = r"^https?://[^\s/]+(/\S*)?$"
 OBJECT_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 KEY = r"^[-._a-zA-Z0-9]+$"  # of ConfigMaps and Secrets: no separators of paths
 
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=OBJECT_NAME)]
+
 
 class SecretKeyRef(Document):
     """One key of a Secret in the agent's own namespace."""
 
-    name: str = Field(min_length=1, max_length=253, pattern=OBJECT_NAME, description="Name of the Secret.")
+    name: ObjectName = Field(description="Name of the Secret.")
     key: str = Field(min_length=1, max_length=253, pattern=KEY, description="Key within the Secret.")
 
 
 class ConfigMapKeyRef(Document):
     """One key of a ConfigMap in the agent's own namespace."""
 
-    name: str = Field(min_length=1, max_length=253, pattern=OBJECT_NAME, description="Name of the ConfigMap.")
+    name: ObjectName = Field(description="Name of the ConfigMap.")
     key: str = Field(min_length=1, max_length=253, pattern=KEY, description="Key within the ConfigMap.")
 
 
 class ConfigMapRef(Document):
     """A ConfigMap in the agent's own namespace."""
 
-    name: str = Field(min_length=1, max_length=253, pattern=OBJECT_NAME, description="Name of the ConfigMap.")
+    name: ObjectName = Field(description="Name of the ConfigMap.")

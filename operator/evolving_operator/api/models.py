@@ -20,7 +20,7 @@ from evolving_agent.contract.config import (
     ToolUseBehavior,
 )
 from evolving_agent.contract.learning import Curation, Evaluation, Training
-from evolving_agent.contract.refs import HTTP_URL, KEY, OBJECT_NAME, ConfigMapKeyRef, SecretKeyRef
+from evolving_agent.contract.refs import HTTP_URL, KEY, ConfigMapKeyRef, ObjectName, SecretKeyRef
 from evolving_agent.contract.tools import Tool
 from evolving_operator.api.network_policy import NetworkPolicy
 from evolving_operator.api.pod_template import PodTemplate
@@ -201,12 +201,7 @@ class StorageVolume(Document):
 
 
 class SecretRef(Document):
-    name: str = Field(
-        min_length=1,
-        max_length=253,
-        pattern=OBJECT_NAME,
-        description="Name of a Secret in the agent's namespace.",
-    )
+    name: ObjectName = Field(description="Name of a Secret in the agent's namespace.")
 
 
 class ObjectStorage(Document):
@@ -622,9 +617,7 @@ class Decision(StrEnum):
 
 
 class AgentRef(Document):
-    name: str = Field(
-        min_length=1, max_length=253, pattern=OBJECT_NAME, description="Name of the EvolvingAgent."
-    )
+    name: ObjectName = Field(description="Name of the EvolvingAgent.")
 
 
 class RevisionDataset(Document):

@@ -16,6 +16,7 @@ import pytest
 from support.cluster import RunningCluster
 from support.lives import Harm, Plan, Told, World, tell_all, tell_undisturbed
 from support.recording_proxy import FAULTS, KILLS, Point, Strike
+from support.seeds import drawn_seed
 from support.stories import CANARY, CAREFUL, LEARNING, REBASED
 
 pytestmark = pytest.mark.cluster
@@ -40,8 +41,7 @@ def drawn(chance: random.Random, expected: Sequence[Told], strikes: Sequence[Str
 async def test_every_passage_ends_the_same_whatever_is_done_to_the_operator(
     cluster_with_crds: RunningCluster, tmp_path: Path
 ) -> None:
-    seed = int(os.environ.get("OPERATOR_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"OPERATOR_SEED={seed}")
+    seed = drawn_seed()
     chance = random.Random(seed)
     # Kills are drawn anew each time; these faults, all of which `make torture` strikes, are always the same.
     of_faults = random.Random(int(os.environ.get("OPERATOR_SEED", "0")))

@@ -20,7 +20,7 @@ from evolving_agent.contract.config import (
     ToolUseBehavior,
 )
 from evolving_agent.contract.learning import Curation, Evaluation, Training
-from evolving_agent.contract.refs import HTTP_URL, KEY, ConfigMapKeyRef, ObjectName, SecretKeyRef
+from evolving_agent.contract.refs import HTTP_URL, ConfigMapKeyRef, DataKey, ObjectName, SecretKeyRef
 from evolving_agent.contract.tools import Tool
 from evolving_operator.api.network_policy import NetworkPolicy
 from evolving_operator.api.pod_template import PodTemplate
@@ -59,11 +59,8 @@ class Model(Document):
 class ConnectionSecretRef(SecretKeyRef):
     """The Secret that says how a database is reached, and by whom."""
 
-    key: str = Field(
+    key: DataKey = Field(
         default="uri",
-        min_length=1,
-        max_length=253,
-        pattern=KEY,
         description="Key within the Secret: postgresql://user:password@host:5432/database?sslmode=verify-full.",
     )
 

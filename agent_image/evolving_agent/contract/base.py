@@ -35,6 +35,11 @@ class Document(BaseModel):
         """Itself: pydantic would copy a default value for each object that leaves the field out."""
         return self
 
+    def updated(self, **values: Any) -> Self:
+        """With these values, which are not validated; itself where it has them already."""
+        is_so = all(getattr(self, name) == value for name, value in values.items())
+        return self if is_so else self.model_copy(update=values)
+
     def to_wire(self) -> dict[str, Any]:
         """JSON-ready form: camelCase keys, absent optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)

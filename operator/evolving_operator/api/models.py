@@ -197,6 +197,9 @@ class StorageVolume(Document):
     )
 
 
+_DEFAULT_VOLUME = StorageVolume()
+
+
 class SecretRef(Document):
     name: ObjectName = Field(description="Name of a Secret in the agent's namespace.")
 
@@ -275,7 +278,7 @@ class Storage(Document):
     @property
     def claim(self) -> StorageVolume | None:
         """The volume as it is asked for; None where there is an object store instead."""
-        return None if self.object_store is not None else self.volume or StorageVolume()
+        return None if self.object_store is not None else self.volume or _DEFAULT_VOLUME
 
 
 class AgentTraining(Training):

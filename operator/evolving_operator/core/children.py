@@ -149,8 +149,10 @@ def drift_of(situation: Situation, wanted: Sequence[Manifest]) -> Drift:
 
 def correction(situation: Situation, kind: str, name: str) -> Correction | None:
     """The last time that drift of this child was set right, where that is not long ago."""
-    corrections = situation.observed.corrections
-    return next((item for item in corrections if (item.kind, item.name) == (kind, name)), None)
+    for item in situation.observed.corrections:
+        if (item.kind, item.name) == (kind, name):
+            return item
+    return None
 
 
 def needed_applies(situation: Situation, wanted: Sequence[Manifest], drift: Drift) -> Iterator[Apply]:

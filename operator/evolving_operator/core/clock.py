@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 def rfc3339(moment: datetime) -> str:
     """UTC, whole seconds: `2026-01-31T12:00:00Z`. Expects an aware datetime."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: str) -> datetime:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from evolving_operator.api.models import Condition, ConditionStatus
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What a condition is to say; when it began to be so is worked out from what it said before."""
 
     status: ConditionStatus

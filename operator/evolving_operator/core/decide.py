@@ -181,25 +181,17 @@ def _told(situation: Situation) -> EvolvingAgentStatus:
         **health.kstatus(situation, degraded),
     }
     curation, training = spec.curation, spec.training
-    return status.model_copy(
-        update={
-            "observed_generation": agent.generation,
-            "replicas": deployment.replicas if deployment else 0,
-            "ready_replicas": deployment.ready if deployment else 0,
-            "selector": ",".join(
-                f"{key}={value}" for key, value in sorted(names.selector_labels(agent.name).items())
-            ),
-            "next_curation_time": _next(situation, curation.schedule, curation.time_zone)
-            if curation
-            else None,
-            "next_training_time": _next(situation, training.schedule, training.time_zone)
-            if training
-            else None,
-            "last_verdict": verdict_status(judged.name, judged.status.verdicts)
-            if judged
-            else status.last_verdict,
-            "conditions": _conditions(agent, findings, situation.timestamp),
-        }
+    return status.updated(
+        observed_generation=agent.generation,
+        replicas=deployment.replicas if deployment else 0,
+        ready_replicas=deployment.ready if deployment else 0,
+        selector=",".join(
+            f"{key}={value}" for key, value in sorted(names.selector_labels(agent.name).items())
+        ),
+        next_curation_time=_next(situation, curation.schedule, curation.time_zone) if curation else None,
+        next_training_time=_next(situation, training.schedule, training.time_zone) if training else None,
+        last_verdict=verdict_status(judged.name, judged.status.verdicts) if judged else status.last_verdict,
+        conditions=_conditions(agent, findings, situation.timestamp),
     )
 
 
@@ -231,13 +223,12 @@ def _reject(observed: Observed, fault: InvalidField | None, now: datetime) -> It
     deployment, invalid = observed.deployment, health.invalid_spec(fault)
     told = {"Ready": health.ready_unread(deployment, fault)}
     findings = told | kept | {"Degraded": invalid, "Stalled": invalid}
-    update = {
-        "observed_generation": agent.generation,
-        "replicas": deployment.replicas if deployment else 0,
-        "ready_replicas": deployment.ready if deployment else 0,
-        "conditions": _conditions(agent, findings, rfc3339(now)),
-    }
-    status = agent.status.model_copy(update=update)
+    status = agent.status.updated(
+        observed_generation=agent.generation,
+        replicas=deployment.replicas if deployment else 0,
+        ready_replicas=deployment.ready if deployment else 0,
+        conditions=_conditions(agent, findings, rfc3339(now)),
+    )
     if status == agent.status:
         return
     for announcement in announcements(agent.status, status):

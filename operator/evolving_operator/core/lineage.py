@@ -84,8 +84,8 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
     if _place(situation, revision) in (RevisionState.CANDIDATE, RevisionState.ACTIVE):
         update["decided_generation"] = revision.generation
     update |= _times(situation, revision)
-    status = status.model_copy(update=update)
-    status = status.model_copy(update={"state": _state(situation, revision, status)})
+    status = status.updated(**update)
+    status = status.updated(state=_state(situation, revision, status))
     conditions = merged(
         status.conditions,
         {
@@ -96,7 +96,7 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
         generation=revision.generation,
         now=situation.timestamp,
     )
-    return status.model_copy(update={"conditions": conditions})
+    return status.updated(conditions=conditions)
 
 
 def _place(situation: Situation, revision: ObservedRevision) -> RevisionState | None:

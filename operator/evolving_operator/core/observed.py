@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -66,8 +67,7 @@ class ObservedRevision:
     is_left: bool = False  # by an agent of the same name that is gone: it is about to go as well
 
 
-@dataclass(frozen=True)
-class Child:
+class Child(NamedTuple):  # a dozen are made at each look, in a third of a dataclass's time
     """Any owned object, as far as drift is concerned."""
 
     api_version: str

@@ -100,7 +100,7 @@ class _Part:
             if json.dumps(wanted) not in self.values:
                 raise KeyError(wanted)
             return None
-        key = tuple(wanted.get(name) for name in self.keys)
+        key = tuple(map(wanted.get, self.keys))
         if key in self.elements:
             return self.elements[key]
         # A key that the element leaves out was defaulted by the server, as `protocol` of a port is.

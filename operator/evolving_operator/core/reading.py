@@ -206,7 +206,7 @@ def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
     if spec.agent_ref.name != agent:
         return None
     if not status.verdicts:  # a result that somebody wrote: it says of nothing what it is about
-        status = status.model_copy(update={"result": None, "delta_bps": None})
+        status = status.updated(result=None, delta_bps=None)
     owners = {owner["uid"] for owner in metadata.get("ownerReferences") or ()}
     return ObservedRevision(
         name=metadata["name"],
@@ -299,18 +299,19 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
 
 
 def _read_child(raw: Raw) -> Child:
+    metadata, annotations = raw["metadata"], _annotations(raw)
     return Child(
         api_version=raw["apiVersion"],
         kind=raw["kind"],
-        name=raw["metadata"]["name"],
-        uid=raw["metadata"]["uid"],
-        applied_hash=_annotations(raw).get(names.ANNOTATION_APPLIED_HASH),
+        name=metadata["name"],
+        uid=metadata["uid"],
+        applied_hash=annotations.get(names.ANNOTATION_APPLIED_HASH),
         owned=raw.get("owned", ""),
         writers=raw.get("writers", ""),
-        asked=_annotations(raw).get(names.ANNOTATION_SIZE),
-        resource_version=raw["metadata"].get("resourceVersion", ""),
-        deleted_at=_time(raw["metadata"].get("deletionTimestamp")),
-        finalizers=tuple(raw["metadata"].get("finalizers") or ()),
+        asked=annotations.get(names.ANNOTATION_SIZE),
+        resource_version=metadata.get("resourceVersion", ""),
+        deleted_at=_time(metadata.get("deletionTimestamp")),
+        finalizers=tuple(metadata.get("finalizers") or ()),
     )
 
 

@@ -120,7 +120,7 @@ class Situation:
             and replicas > 0
         )
 
-    @property
+    @cached_property
     def settled(self) -> bool:
         """Whether all serving pods run the active configuration, and no other pod is left.
 

@@ -54,7 +54,8 @@ def tool_mounts(context: BuildContext) -> tuple[Mount, ...]:
 
 def tool_env(context: BuildContext) -> list[Manifest]:
     """Where these files lie; nothing where there are none."""
-    return [literal(env.FILES, env.DEFAULT_FILES)] if tool_mounts(context) else []
+    are_there = any(_config_maps(context)) or any(_secrets(context))
+    return [literal(env.FILES, env.DEFAULT_FILES)] if are_there else []
 
 
 def _tools(context: BuildContext) -> Iterator[Tool]:

@@ -131,11 +131,8 @@ class Bench:
     async def _expect_objects(self) -> None:
         """Raises RuntimeError where one of the agents lacks a child."""
         for kind in self.template.kinds():
-            page = await self.gateway.page(kind, None, "")
-            owners = {record.agent for record in page.records}
-            while page.next:
-                page = await self.gateway.page(kind, None, page.next)
-                owners |= {record.agent for record in page.records}
+            pages = [page async for page in self.gateway.listed(kind, None)]
+            owners = {record.agent for page in pages for record in page.records}
             if missing := set(self.keys()) - owners:
                 raise RuntimeError(f"ready without a {kind.kind}: {sorted(missing)[:5]}")
 

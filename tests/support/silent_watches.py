@@ -17,11 +17,10 @@ class SilentWatches:
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster
 
-    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
+    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
         items, version = self._cluster.listed(kind, namespace)
-        return parse_page(
-            kind, json.dumps({"metadata": {"resourceVersion": version}, "items": items}).encode()
-        )
+        text = json.dumps({"metadata": {"resourceVersion": version}, "items": items})
+        yield parse_page(kind, text.encode())
 
     async def lines(
         self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float

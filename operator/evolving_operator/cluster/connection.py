@@ -113,8 +113,8 @@ class Connection:
             context.verify_mode = ssl.CERT_NONE
         return context
 
-    def session(self, *, seconds: float | None = None, is_kopfs: bool = False) -> aiohttp.ClientSession:
-        """Each request may last `seconds`, and carries the credentials of its moment.
+    def session(self, *, is_kopfs: bool = False) -> aiohttp.ClientSession:
+        """Each request carries the credentials of its moment, and may last as long as it says itself.
 
         kopf repeats a request whose connection breaks, ever less often. A wish of the server's to be left
         alone it would heed whatever it is: for a day, or for what is no number. And where credentials are
@@ -124,7 +124,7 @@ class Connection:
         is_tls = self.server.startswith("https")
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context() if is_tls else False),
-            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS),
             # No compression: to compress costs the API server more than a cluster's network does.
             headers={"User-Agent": names.FIELD_MANAGER, "Accept-Encoding": "identity"},
             middlewares=(_ForKopf(), self._authorize) if is_kopfs else (self._authorize,),

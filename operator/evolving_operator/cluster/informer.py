@@ -33,8 +33,8 @@ _GONE = 410
 class Source(Protocol):
     """The API server. Both raise a `ClusterError`; a `NotFound` of a watch is HTTP 410 as well."""
 
-    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
-        """The part of the list that continues `following`; "" for its beginning."""
+    def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+        """The list, part by part."""
         ...
 
     def lines(
@@ -74,19 +74,16 @@ class Informer:
 
     async def _list(self) -> None:
         listed: set[ObjectKey] = set()
-        following = ""
-        while True:
-            page = await self._source.page(self._kind, self.namespace, following)
+        version = ""
+        async for page in self._source.listed(self._kind, self.namespace):
             for record in page.records:
                 listed.add(record.key)
                 if (agent := self._cache.take_in(record)) is not None:
                     self._on_news(agent)
-            following = page.next
-            if not following:
-                break
-        for agent in self._cache.drop_unlisted(self._kind, self.namespace, listed, page.version):
+            version = page.version
+        for agent in self._cache.drop_unlisted(self._kind, self.namespace, listed, version):
             self._on_news(agent)
-        self._version = page.version
+        self._version = version
 
     async def run(self) -> None:
         """For ever."""

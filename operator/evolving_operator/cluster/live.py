@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +24,8 @@ from evolving_operator.cluster.errors import (
     Unavailable,
 )
 from evolving_operator.cluster.kinds import Kind, kind_of
-from evolving_operator.cluster.records import GarbledError, Page, parse_page
+from evolving_operator.cluster.listing import ListReader
+from evolving_operator.cluster.records import GarbledError, Page
 from evolving_operator.core.plan import Manifest, ObjectRef
 
 Raw = dict[str, Any]
@@ -36,7 +38,9 @@ _JSON = "application/json"
 _METADATA = f"{_JSON};g=meta.k8s.io;v=v1;as=PartialObjectMetadata"
 _SECONDS = 30.0  # for one request
 _CONNECT_SECONDS = 5.0
-_LIST_CHUNK = 500
+_ONE_REQUEST = aiohttp.ClientTimeout(_SECONDS, sock_connect=_CONNECT_SECONDS)
+# A list of many thousands takes its time, of which the API server gives it a minute; it is never silent.
+_ONE_LIST = aiohttp.ClientTimeout(120, sock_connect=_CONNECT_SECONDS, sock_read=_SECONDS)
 # How server-side apply says, with status 500, that an object does not fit its kind's schema: a wrong type;
 # where the object is there already, a text that is no quantity.
 _MISFITS = ("failed to create typed patch object", "failed to convert new object")
@@ -72,7 +76,7 @@ class LiveGateway:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = self._connection.session(seconds=_SECONDS)
+        self._session = self._connection.session()
         return self
 
     async def __aexit__(
@@ -123,15 +127,23 @@ class LiveGateway:
         answer = await self._request("delete", "DELETE", kind.path(ref.namespace, ref.name), body=options)
         return answer if "resourceVersion" in answer.get("metadata", {}) else None
 
-    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
-        """A part of the list, parsed for the cache."""
-        query = _selection(kind) | {"limit": str(_LIST_CHUNK), "continue": following}
+    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+        """The list, parsed for the cache while it arrives. Raises ClusterError.
+
+        Asked for as a whole, which the API server sends from its memory. Pages, from the second one on, it
+        reads from etcd where nothing has changed for some minutes: that takes it three times as long.
+        """
+        path, reader = kind.path(namespace), ListReader(kind)
         accept = f"{_METADATA}List" if kind.bare else _JSON
-        text = await self._ask("list", "GET", kind.path(namespace), query=query, accept=accept)
+        asked = self._answer("list", "GET", path, query=_selection(kind), accept=accept, limits=_ONE_LIST)
+        async with asked as response:
+            async for chunk in response.content.iter_any():
+                if records := reader.feed(chunk):
+                    yield Page(records)
         try:
-            return parse_page(kind, text)
+            yield reader.end()
         except GarbledError as error:
-            raise Unavailable(f"list {kind.path(namespace)}: {error}") from error
+            raise Unavailable(f"list {path}: {error}") from error
 
     async def lines(
         self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float
@@ -218,9 +230,27 @@ class LiveGateway:
         query: dict[str, str] | None = None,
         body: Raw | None = None,
         content_type: str = _JSON,
-        accept: str = _JSON,
     ) -> bytes:
         """The answer's body. Raises ClusterError."""
+        async with self._answer(
+            verb, method, path, query=query, body=body, content_type=content_type
+        ) as response:
+            return await response.read()
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Raw | None = None,
+        content_type: str = _JSON,
+        accept: str = _JSON,
+        limits: aiohttp.ClientTimeout = _ONE_REQUEST,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer without an error, to be read inside. Raises ClusterError, of the reading too."""
         headers = {"Content-Type": content_type, "Accept": accept}
         started, code = time.monotonic(), "error"
         try:
@@ -230,11 +260,13 @@ class LiveGateway:
                 params=query,
                 data=None if body is None else msgspec.json.encode(body),
                 headers=headers,
+                timeout=limits,
             ) as response:
-                code, payload = str(response.status), await response.read()
+                code = str(response.status)
                 if response.status >= 400:
+                    payload = await response.read()
                     raise translated(f"{method} {path}", response.status, payload, response.headers)
-                return payload
+                yield response
         except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
             raise Unavailable(f"{method} {path}: {error or type(error).__name__}") from error
         finally:

@@ -77,7 +77,6 @@ class _Parsed(msgspec.Struct):
 
 class _ListMetadata(msgspec.Struct):
     resourceVersion: str  # noqa: N815
-    next: str = msgspec.field(name="continue", default="")
 
 
 class _Page(msgspec.Struct):
@@ -211,11 +210,10 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Page(NamedTuple):
-    """A part of a list. `next` continues it; "" at its end."""
+    """A part of a list; only the last one has the version of all of it."""
 
     records: list[Record]
-    version: str
-    next: str
+    version: str = ""
 
 
 class WatchEvent(NamedTuple):
@@ -246,7 +244,12 @@ def parse_page(kind: Kind, text: bytes) -> Page:
         records = [_record(kind, item) for item in page.items or ()]
     except ValueError as error:  # also of a text that is no UTF-8, and of a version that is no number
         raise GarbledError(str(error)) from error
-    return Page(records, page.metadata.resourceVersion, page.metadata.next)
+    return Page(records, page.metadata.resourceVersion)
+
+
+def parse_object(kind: Kind, text: bytes) -> Record:
+    """Of one item of a list. Raises ValueError."""
+    return _record(kind, _OBJECT.decode(text))
 
 
 def parse_event(kind: Kind, line: bytes) -> WatchEvent:

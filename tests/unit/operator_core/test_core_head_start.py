@@ -42,10 +42,11 @@ class ForbiddenNamespace(SilentWatches):
         self._forbidden = namespace
         self.is_back = False
 
-    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
+    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
         if namespace == self._forbidden and not self.is_back and kind.kind != "Pod":
             raise Forbidden(f"{kind.plural} is forbidden in the namespace {namespace}")
-        return await super().page(kind, namespace, following)
+        async for page in super().listed(kind, namespace):
+            yield page
 
 
 @asynccontextmanager

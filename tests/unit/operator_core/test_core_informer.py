@@ -53,15 +53,13 @@ class ScriptedSource:
     lists: int = 0
     watched_from: list[str] = field(default_factory=list)
 
-    async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
-        """Two objects a page."""
-        self.lists += not following
-        start = int(following or 0)
-        rest = start + 2 < len(self.objects)
-        metadata = {"resourceVersion": str(self.version), "continue": str(start + 2) if rest else ""}
-        return parse_page(
-            kind, json.dumps({"metadata": metadata, "items": self.objects[start : start + 2]}).encode()
-        )
+    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+        """In two parts."""
+        self.lists += 1
+        text = json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": self.objects})
+        records, version = parse_page(kind, text.encode())
+        yield Page(records[:2])
+        yield Page(records[2:], version)
 
     async def lines(
         self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float
@@ -97,7 +95,7 @@ class Scene:
             task.cancel()
 
 
-async def test_a_list_in_pages_and_then_its_watch() -> None:
+async def test_a_list_in_parts_and_then_its_watch() -> None:
     source = ScriptedSource([job(name, 5) for name in "abc"])
     source.watches = [[event("ADDED", job("d", 11)), event("DELETED", job("a", 12))]]
     scene = Scene(source)
@@ -207,11 +205,12 @@ async def test_of_two_lists_at_once_the_older_one_brings_nothing_back() -> None:
     class Slow(ScriptedSource):
         may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
-        async def page(self, kind: Kind, namespace: str | None, following: str) -> Page:
-            found = await super().page(kind, namespace, following)
+        async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+            pages = [page async for page in super().listed(kind, namespace)]
             if self.lists == 1:
                 await self.may_answer.wait()
-            return found
+            for page in pages:
+                yield page
 
     source = Slow([job("a", 5)])
     scene = Scene(source)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -25,8 +26,9 @@ from evolving_operator.cluster.errors import (
     NotFound,
     Unavailable,
 )
-from evolving_operator.cluster.kinds import OWNED
+from evolving_operator.cluster.kinds import OWNED, Kind
 from evolving_operator.cluster.live import LiveGateway
+from evolving_operator.cluster.records import Page
 from evolving_operator.core.plan import ObjectRef
 
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"}}
@@ -95,25 +97,32 @@ async def test_a_deletion_means_that_very_object(gateway: LiveGateway, script: S
     assert json.loads(script.bodies[0])["preconditions"] == {"uid": "uid-1"}
 
 
-async def test_a_long_list_comes_in_pages(gateway: LiveGateway, script: Script) -> None:
-    listed = {"name": "a", "namespace": "default", "uid": "u", "resourceVersion": "5"}
-    script.say({"items": [{"metadata": listed}], "metadata": {"continue": "next", "resourceVersion": "9"}})
-    script.say({"items": [], "metadata": {"resourceVersion": "9"}})
+async def listed(gateway: LiveGateway, kind: Kind) -> list[Page]:
+    return [page async for page in gateway.listed(kind, None)]
 
-    first = await gateway.page(JOBS, None, "")
-    last = await gateway.page(JOBS, None, first.next)
 
-    assert [record.key for record in first.records] == [("Job", "default", "a")]
-    assert (first.version, last.records, last.next) == ("9", [], "")
+async def test_a_list_is_asked_for_as_a_whole_and_read_in_parts(gateway: LiveGateway, script: Script) -> None:
+    """With `limit`, the API server would read most of it from etcd."""
+    names_of_all = [f"job-{number:04}" for number in range(2000)]
+    metadata = [
+        {"name": name, "namespace": "n", "uid": name, "resourceVersion": "5"} for name in names_of_all
+    ]
+    whole = {"metadata": {"resourceVersion": "9"}, "items": [{"metadata": item} for item in metadata]}
+    script.answers.append(web.Response(body=msgspec.json.encode(whole), content_type="application/json"))
+
+    pages = await listed(gateway, JOBS)
+
+    assert [record.key[2] for page in pages for record in page.records] == names_of_all
+    assert len(pages) > 2
+    assert [page.version for page in pages] == [*[""] * (len(pages) - 1), "9"]
     assert script.requests[0].path == "/apis/batch/v1/jobs"
-    assert script.requests[0].query["labelSelector"] == names.LABEL_AGENT
-    assert script.requests[1].query["continue"] == "next"
+    assert dict(script.requests[0].query) == {"labelSelector": names.LABEL_AGENT}
 
 
 async def test_only_metadata_is_asked_for_where_no_more_is_read(gateway: LiveGateway, script: Script) -> None:
     for kind in OWNED:
         script.say({"items": None if kind.bare else [], "metadata": {"resourceVersion": "1"}})
-        assert (await gateway.page(kind, None, "")).records == []
+        assert await listed(gateway, kind) == [Page([], "1")]
 
     asked = {
         kind.kind
@@ -198,7 +207,7 @@ async def test_what_no_api_server_would_say_is_a_reason_to_wait(
     gateway: LiveGateway, script: Script, body: bytes
 ) -> None:
     """A proxy on the way may answer with 200, whatever has become of the request."""
-    for ask in (gateway.apply(SERVICE), gateway.serves(JOBS), gateway.page(JOBS, None, "")):
+    for ask in (gateway.apply(SERVICE), gateway.serves(JOBS), listed(gateway, JOBS)):
         script.answers.append(web.Response(body=body, content_type="application/json"))
         with pytest.raises(Unavailable):
             await ask

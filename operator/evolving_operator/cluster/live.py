@@ -215,27 +215,13 @@ class LiveGateway:
         body: Raw | None = None,
         content_type: str = _JSON,
     ) -> Raw:
-        text = await self._ask(verb, method, path, query=query, body=body, content_type=content_type)
+        asked = self._answer(verb, method, path, query=query, body=body, content_type=content_type)
+        async with asked as response:
+            text = await response.read()
         try:
             return _ANSWER.decode(text)
         except ValueError as error:  # of msgspec, or of a text that is no UTF-8
             raise Unavailable(f"{method} {path}: that is no answer of an API server: {error}") from error
-
-    async def _ask(
-        self,
-        verb: str,
-        method: str,
-        path: str,
-        *,
-        query: dict[str, str] | None = None,
-        body: Raw | None = None,
-        content_type: str = _JSON,
-    ) -> bytes:
-        """The answer's body. Raises ClusterError."""
-        async with self._answer(
-            verb, method, path, query=query, body=body, content_type=content_type
-        ) as response:
-            return await response.read()
 
     @asynccontextmanager
     async def _answer(
@@ -268,6 +254,7 @@ class LiveGateway:
                     raise translated(f"{method} {path}", response.status, payload, response.headers)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
+            code = "error"
             raise Unavailable(f"{method} {path}: {error or type(error).__name__}") from error
         finally:
             self._observe(verb, code, time.monotonic() - started)

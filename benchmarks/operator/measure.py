@@ -131,8 +131,8 @@ class Bench:
     async def _expect_objects(self) -> None:
         """Raises RuntimeError where one of the agents lacks a child."""
         for kind in self.template.kinds():
-            pages = [page async for page in self.gateway.listed(kind, None)]
-            owners = {record.agent for page in pages for record in page.records}
+            parts = self.gateway.listed(kind, None)
+            owners = {record.agent async for part in parts for record in part.records}
             if missing := set(self.keys()) - owners:
                 raise RuntimeError(f"ready without a {kind.kind}: {sorted(missing)[:5]}")
 

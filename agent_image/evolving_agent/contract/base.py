@@ -35,6 +35,11 @@ class Document(BaseModel):
         """Itself: pydantic would copy a default value for each object that leaves the field out."""
         return self
 
+    @classmethod
+    def part_of(cls, wider: Document) -> Self:
+        """Of a document that has more fields."""
+        return cls(**{name: getattr(wider, name) for name in cls.model_fields})
+
     def updated(self, **values: Any) -> Self:
         """With these values, which are not validated; itself where it has them already."""
         is_so = all(getattr(self, name) == value for name, value in values.items())

@@ -291,7 +291,7 @@ class AgentTraining(Training):
     @property
     def for_jobs(self) -> Training:
         """Without what the Job itself has no use for."""
-        return Training(**{name: getattr(self, name) for name in Training.model_fields})
+        return Training.part_of(self)
 
 
 class Shadow(Document):

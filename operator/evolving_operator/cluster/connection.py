@@ -34,7 +34,7 @@ _NOT_UNDERSTOOD = (
 )
 _UNAUTHORIZED = 401
 _TOO_MANY_REQUESTS = 429
-_CONNECT_SECONDS = 5
+CONNECT_SECONDS = 5
 _WATCH_INTERVAL_SECONDS = 0.5
 
 
@@ -124,7 +124,7 @@ class Connection:
         is_tls = self.server.startswith("https")
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context() if is_tls else False),
-            timeout=aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS),
             # No compression: to compress costs the API server more than a cluster's network does.
             headers={"User-Agent": names.FIELD_MANAGER, "Accept-Encoding": "identity"},
             middlewares=(_ForKopf(), self._authorize) if is_kopfs else (self._authorize,),

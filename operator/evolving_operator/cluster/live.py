@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 
 from evolving_operator.api import names
-from evolving_operator.cluster.connection import Connection
+from evolving_operator.cluster.connection import CONNECT_SECONDS, Connection
 from evolving_operator.cluster.credentials import CredentialsError
 from evolving_operator.cluster.errors import (
     AlreadyExists,
@@ -37,10 +37,9 @@ _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
 _METADATA = f"{_JSON};g=meta.k8s.io;v=v1;as=PartialObjectMetadata"
 _SECONDS = 30.0  # for one request
-_CONNECT_SECONDS = 5.0
-_ONE_REQUEST = aiohttp.ClientTimeout(_SECONDS, sock_connect=_CONNECT_SECONDS)
+_ONE_REQUEST = aiohttp.ClientTimeout(_SECONDS, sock_connect=CONNECT_SECONDS)
 # A list of many thousands takes its time, of which the API server gives it a minute; it is never silent.
-_ONE_LIST = aiohttp.ClientTimeout(120, sock_connect=_CONNECT_SECONDS, sock_read=_SECONDS)
+_ONE_LIST = aiohttp.ClientTimeout(120, sock_connect=CONNECT_SECONDS, sock_read=_SECONDS)
 # How server-side apply says, with status 500, that an object does not fit its kind's schema: a wrong type;
 # where the object is there already, a text that is no quantity.
 _MISFITS = ("failed to create typed patch object", "failed to convert new object")
@@ -135,8 +134,15 @@ class LiveGateway:
         """
         path, reader = kind.path(namespace), ListReader(kind)
         accept = f"{_METADATA}List" if kind.bare else _JSON
-        asked = self._answer("list", "GET", path, query=_selection(kind), accept=accept, limits=_ONE_LIST)
-        async with asked as response:
+        async with self._answer(
+            f"GET {path}",
+            "GET",
+            path,
+            query=_selection(kind),
+            accept=accept,
+            limits=_ONE_LIST,
+            verb="list",
+        ) as response:
             async for chunk in response.content.iter_any():
                 if records := reader.feed(chunk):
                     yield Page(records)
@@ -156,23 +162,14 @@ class LiveGateway:
             "resourceVersion": version,
             "timeoutSeconds": str(seconds),
         }
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silent)
-        headers = {"Accept": _METADATA if kind.bare else _JSON}
-        rest = b""
-        try:
-            async with self._opened.get(
-                self._connection.server + path, params=query, timeout=timeout, headers=headers
-            ) as response:
-                if response.status >= 400:
-                    raise translated(
-                        f"watch {path}", response.status, await response.read(), response.headers
-                    )
-                async for chunk in response.content.iter_any():
-                    *complete, rest = (rest + chunk).split(b"\n")
-                    for line in complete:
-                        yield line
-        except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
-            raise Unavailable(f"watch {path}: {error or type(error).__name__}") from error
+        limits = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=silent)
+        accept, rest = _METADATA if kind.bare else _JSON, b""
+        asked = self._answer(f"watch {path}", "GET", path, query=query, accept=accept, limits=limits)
+        async with asked as response:
+            async for chunk in response.content.iter_any():
+                *complete, rest = (rest + chunk).split(b"\n")
+                for line in complete:
+                    yield line
 
     async def serves(self, kind: Kind) -> bool:
         """Whether discovery tells of the kind. An API server that starts learns of its groups one by one."""
@@ -215,18 +212,19 @@ class LiveGateway:
         body: Raw | None = None,
         content_type: str = _JSON,
     ) -> Raw:
-        asked = self._answer(verb, method, path, query=query, body=body, content_type=content_type)
+        what = f"{method} {path}"
+        asked = self._answer(what, method, path, query=query, body=body, content_type=content_type, verb=verb)
         async with asked as response:
             text = await response.read()
         try:
             return _ANSWER.decode(text)
         except ValueError as error:  # of msgspec, or of a text that is no UTF-8
-            raise Unavailable(f"{method} {path}: that is no answer of an API server: {error}") from error
+            raise Unavailable(f"{what}: that is no answer of an API server: {error}") from error
 
     @asynccontextmanager
     async def _answer(
         self,
-        verb: str,
+        what: str,
         method: str,
         path: str,
         *,
@@ -235,8 +233,12 @@ class LiveGateway:
         content_type: str = _JSON,
         accept: str = _JSON,
         limits: aiohttp.ClientTimeout = _ONE_REQUEST,
+        verb: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer without an error, to be read inside. Raises ClusterError, of the reading too."""
+        """An answer without an error, to be read inside. Raises ClusterError, of the reading too.
+
+        Observed where it has a verb: how long a watch lasts tells nothing.
+        """
         headers = {"Content-Type": content_type, "Accept": accept}
         started, code = time.monotonic(), "error"
         try:
@@ -251,13 +253,14 @@ class LiveGateway:
                 code = str(response.status)
                 if response.status >= 400:
                     payload = await response.read()
-                    raise translated(f"{method} {path}", response.status, payload, response.headers)
+                    raise translated(what, response.status, payload, response.headers)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
             code = "error"
-            raise Unavailable(f"{method} {path}: {error or type(error).__name__}") from error
+            raise Unavailable(f"{what}: {error or type(error).__name__}") from error
         finally:
-            self._observe(verb, code, time.monotonic() - started)
+            if verb is not None:
+                self._observe(verb, code, time.monotonic() - started)
 
 
 def _selection(kind: Kind) -> dict[str, str]:

@@ -195,7 +195,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     @staticmethod
     def of(raw: Raw) -> Record:
         """Of an object with its `apiVersion` and `kind`, however it came."""
-        return _record(kind_of(raw["apiVersion"], raw["kind"]), _OBJECT.decode(_JSON.encode(raw)))
+        return parse_object(kind_of(raw["apiVersion"], raw["kind"]), _JSON.encode(raw))
 
     def raw(self) -> Raw:
         """A dictionary of the caller's own."""
@@ -248,7 +248,7 @@ def parse_page(kind: Kind, text: bytes) -> Page:
 
 
 def parse_object(kind: Kind, text: bytes) -> Record:
-    """Of one item of a list. Raises ValueError."""
+    """Of one object, an item of a list perhaps. Raises ValueError."""
     return _record(kind, _OBJECT.decode(text))
 
 

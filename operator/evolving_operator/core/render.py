@@ -41,7 +41,7 @@ def render_learning_config(context: BuildContext) -> LearningConfig:
         agent=context.name,
         base_model=spec.model.base,
         # Jobs have no use for a serving pod's limits
-        endpoint=Endpoint(**{name: getattr(spec.model.endpoint, name) for name in Endpoint.model_fields}),
+        endpoint=Endpoint.part_of(spec.model.endpoint),
         curation=spec.curation,
         training=spec.training.for_jobs if spec.training else None,
         evaluation=spec.evaluation,

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolving_operator.cluster.kinds import AGENT, CACHED, OWNED, Kind
+from evolving_operator.cluster.kinds import AGENT, CACHED, Kind, kind_of
 from evolving_operator.cluster.listing import ListReader
 from evolving_operator.cluster.records import GarbledError, Record, parse_object, parse_page
 
 Raw = dict[str, Any]
 
-DEPLOYMENTS = next(kind for kind in OWNED if kind.kind == "Deployment")
+DEPLOYMENTS = kind_of("apps/v1", "Deployment")
 
 
 def item(number: int, kind: Kind = AGENT, **more: Any) -> Raw:
@@ -32,16 +32,14 @@ def item(number: int, kind: Kind = AGENT, **more: Any) -> Raw:
     return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **more}
 
 
-def typed(raw: Raw) -> Raw:
-    return {key: value for key, value in raw.items() if key not in ("apiVersion", "kind")}
-
-
 def text_of(items: list[Raw] | None, *, is_custom: bool = True) -> bytes:
-    """Custom resources' lists end with their metadata, those of other kinds begin with it."""
+    """Custom resources' lists end with their metadata; those of other kinds begin with it, and their items
+    do not tell their type."""
     metadata = {"continue": "", "resourceVersion": "900"}
     whole: Raw = {"apiVersion": "v1", "items": items, "kind": "List", "metadata": metadata}
     if not is_custom:
-        whole = {"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}
+        bare = [{key: raw[key] for key in raw if key not in ("apiVersion", "kind")} for raw in items or ()]
+        whole = {"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": bare}
     return json.dumps(whole, separators=(",", ":")).encode() + b"\n"
 
 
@@ -87,7 +85,7 @@ def test_it_is_what_reading_all_of_it_at_once_gives(
     kind = AGENT if is_custom else DEPLOYMENTS
     wrapped = [{"template": {}, "x": spec} for spec in specs]
     items = [item(number, kind, spec=spec) for number, spec in enumerate(wrapped)]
-    text = text_of(items if is_custom else [typed(raw) for raw in items], is_custom=is_custom)
+    text = text_of(items, is_custom=is_custom)
     chance = random.Random(len(text))
 
     records, _, version = read(kind, cut(text, iter(lambda: chance.choice(sizes), None)))
@@ -99,7 +97,7 @@ def test_it_is_what_reading_all_of_it_at_once_gives(
 def test_all_but_the_last_are_read_before_the_end(is_custom: bool) -> None:
     kind = AGENT if is_custom else DEPLOYMENTS
     items = [item(number, kind, spec={"template": {"metadata": {}}}) for number in range(50)]
-    text = text_of(items if is_custom else [typed(raw) for raw in items], is_custom=is_custom)
+    text = text_of(items, is_custom=is_custom)
 
     records, early, _ = read(kind, cut(text, iter(lambda: 1000, None)))
 

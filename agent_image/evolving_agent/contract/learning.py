@@ -146,7 +146,10 @@ class TrainingBackend(Document):
 
     type: BackendType = Field(description="Which backend trains; its own block holds its settings.")
     open_ai: OpenAIBackend | None = Field(
-        default=None, alias="openAI", description="Settings of the OpenAI backend."
+        default=None,
+        alias="openAI",
+        description="Settings of the OpenAI backend.",
+        json_schema_extra={"nullable": True},  # what server-side apply leaves of a block emptied to {}
     )
     lora: LoRABackend | None = Field(default=None, description="Settings of the LoRA backend.")
 

@@ -1,6 +1,6 @@
 """The CustomResourceDefinitions, generated from the pydantic models.
 
-A CRD's schema must be structural: no references, no unions of types, no nulls. What pydantic says in
+A CRD's schema must be structural: no references, no unions of types. What pydantic says in
 another way is translated here; what a structural schema cannot say becomes a CEL rule.
 """
 
@@ -34,6 +34,7 @@ _REFILLED = "x-refilled"  # an empty default is set all the same
 _KEPT = (
     "type",
     "format",
+    "nullable",
     "description",
     "enum",
     "pattern",

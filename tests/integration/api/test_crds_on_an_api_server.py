@@ -459,6 +459,24 @@ def test_a_pod_template_can_be_emptied(api: RunningCluster, namespace: str, empt
     assert stored.training.pod_template == PodTemplate()
 
 
+def test_settings_of_a_training_backend_can_be_emptied(api: RunningCluster, namespace: str) -> None:
+    """By server-side apply, which leaves a null of them; a block like this has no defaults to come back."""
+    lora = {"type": "LoRA", "lora": {"adapterVolume": {"claimName": "adapters"}}}
+    settings: Change
+    for settings in ({"learningRateMultiplierPercent": 50}, {}):
+        wanted = agent(training={"backend": {"type": "OpenAI", "openAI": settings, "lora": None}})
+        wanted["metadata"]["namespace"] = namespace
+        api.apply(wanted)
+    emptied = EvolvingAgentSpec.model_validate(api.get("-n", namespace, "eva/support")["spec"])
+    assert emptied.training is not None
+    assert emptied.training.backend.open_ai is None
+
+    wanted["spec"]["training"]["backend"] = lora
+    api.apply(wanted)
+    stored = api.get("-n", namespace, "eva/support")["spec"]["training"]["backend"]
+    assert (stored["type"], "openAI" in stored) == ("LoRA", False)
+
+
 def agents_in_documents() -> dict[str, str]:
     blocks = {
         f"{path.stem} {number}": block

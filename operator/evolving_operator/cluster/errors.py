@@ -42,6 +42,12 @@ class Forbidden(Refused):
     reason = "Forbidden"
 
 
+class WebhookFailed(Refused):
+    """An admission webhook that must be asked does not answer. Only what it is asked about waits for it."""
+
+    reason = "WebhookFailed"
+
+
 class NameTaken(Refused):
     """An object of that name is there, and it is somebody else's."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from evolving_operator.cluster.errors import (
     Invalid,
     NotFound,
     Unavailable,
+    WebhookFailed,
 )
 from evolving_operator.cluster.kinds import Kind, kind_of
 from evolving_operator.cluster.listing import ListReader
@@ -43,6 +45,9 @@ _ONE_LIST = aiohttp.ClientTimeout(120, sock_connect=CONNECT_SECONDS, sock_read=_
 # How server-side apply says, with status 500, that an object does not fit its kind's schema: a wrong type;
 # where the object is there already, a text that is no quantity.
 _MISFITS = ("failed to create typed patch object", "failed to convert new object")
+# What the API server says of admission webhooks. One that denies may choose any status, 409 and 500 included.
+_WEBHOOK_DENIES = re.compile(r'admission webhook ".*?" denied the request')
+_WEBHOOK_FAILS = "failed calling webhook"
 
 
 class _Cause(msgspec.Struct):
@@ -275,7 +280,7 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
         status = _Failure(payload[:200].decode(errors="replace"))
     message, reason, details = status.message, status.reason, status.details or _Details()
     text = f"{what}: {message or code}"
-    match code:
+    match 403 if _WEBHOOK_DENIES.match(message) else code:
         case 409:
             return AlreadyExists(text) if reason == "AlreadyExists" else Conflict(text)
         case 404 | 410:
@@ -285,10 +290,22 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
             return Invalid(message or text, fields)
         case 403:
             return Forbidden(message or text)
-        case 500 if any(misfit in message for misfit in _MISFITS):
-            older = f"{text}; the CRDs are older than this operator: apply those of its version"
-            # Our kinds the operator does not get wrong; in others there is a pod template of the user's.
-            return Unavailable(older) if names.GROUP in what else Invalid(message)
+        case 500 if (refusal := _refusal_in_disguise(what, message)) is not None:
+            return refusal
         case _:  # 401 too: a token that has just expired is renewed before the next request
             waits = headers.get("Retry-After", "") or str(details.retryAfterSeconds)
             return Unavailable(text, float(waits) if waits.isdecimal() else None)
+
+
+def _refusal_in_disguise(what: str, message: str) -> ClusterError | None:
+    """What status 500 stands for although it is about this very object, and not about the server."""
+    if _WEBHOOK_FAILS in message:
+        return WebhookFailed(f"{message}. Mend the webhook, or take its configuration away")
+    if not any(misfit in message for misfit in _MISFITS):
+        return None
+    if (
+        names.GROUP in what
+    ):  # our kinds the operator does not get wrong; in others is a template of the user's
+        text = f"{what}: {message}; the CRDs are older than this operator: apply those of its version"
+        return Unavailable(text)
+    return Invalid(message)

@@ -201,6 +201,12 @@ def is_refused(situation: Situation, manifest: Manifest) -> bool:
     )
 
 
+def undeletable(situation: Situation) -> set[tuple[str, str]]:
+    """Kinds and names of what the API server has just refused to delete."""
+    refusals = situation.observed.refusals
+    return {(item.kind, item.name) for item in refusals if item.applied_hash is None and not item.is_due}
+
+
 def is_current(live: Child | None, wanted: Manifest) -> bool:
     """Whether the live object is the wanted one, as far as its last apply tells.
 

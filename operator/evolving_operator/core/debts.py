@@ -42,7 +42,7 @@ def decide_debts(
         job = names.release_job(debt.agent, debt.agent_uid)
         is_living = living is not None and living == debt.agent_uid
         is_living = is_living or debt.name == names.provider_debt(debt.agent, living or "")
-        if not is_living and not debt.deleting and job not in refused:
+        if not is_living and not debt.deleting and refused.isdisjoint({job, debt.name}):
             yield from _settled(debt, jobs.get(job), timers)
 
 

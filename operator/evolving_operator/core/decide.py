@@ -27,6 +27,7 @@ from evolving_operator.core.children import (
     drift_of,
     is_refused,
     needed_applies,
+    undeletable,
     unwanted_children,
     wanted_children,
 )
@@ -111,13 +112,14 @@ def _actions(situation: Situation) -> Iterator[Action]:
     for apply in needed_applies(situation, children, drift):
         yield from _corrected(situation, apply)
         yield apply
-    yield from unwanted_children(situation)
+    refused = undeletable(situation)
+    yield from (item for item in unwanted_children(situation) if item.names not in refused)
     if config_map_is_current(situation, children, drift):
         # Jobs look their configurations up in it.
         for job in (evaluation_job(situation), validation_job(situation)):
             if job is not None and not is_refused(situation, job):
                 yield Create(job)
-    yield from collected(situation)
+    yield from (item for item in collected(situation) if item.names not in refused)
     yield from _commit(situation, before)
 
 

@@ -144,7 +144,8 @@ def _refused_write(situation: Situation) -> Finding | None:
         return None
     is_too_large = refusal.kind == "ConfigMap" and str(_CONFIG_MAP_BYTES) in refusal.message
     oversized = _oversized(situation) if is_too_large else None
-    return oversized or true(refusal.reason, f"{refusal.kind} {refusal.name} was refused: {refusal.message}")
+    what = "was refused" if refusal.applied_hash is not None else "cannot be deleted"
+    return oversized or true(refusal.reason, f"{refusal.kind} {refusal.name} {what}: {refusal.message}")
 
 
 def _oversized(situation: Situation) -> Finding | None:

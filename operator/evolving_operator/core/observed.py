@@ -177,7 +177,7 @@ class Refusal:
 
     kind: str
     name: str
-    applied_hash: str
+    applied_hash: str | None  # None where it was to be deleted
     reason: str
     message: str
     is_due: bool = False  # to be tried once more: what stood in the way may be gone

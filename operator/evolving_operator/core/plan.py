@@ -44,6 +44,11 @@ class Delete:
 
     ref: ObjectRef
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Kind and name of what is to go."""
+        return self.ref.kind, self.ref.name
+
 
 @dataclass(frozen=True)
 class WriteStatus:

@@ -22,7 +22,17 @@ from evolving_operator.core.decide import decide, undecided
 from evolving_operator.core.health import CONTESTED_AFTER
 from evolving_operator.core.observed import Correction, Heard, Observed, Refusal
 from evolving_operator.core.ownership import owned_fields
-from evolving_operator.core.plan import Action, Apply, Counting, Create, Delete, Manifest, Plan, WriteStatus
+from evolving_operator.core.plan import (
+    Action,
+    Apply,
+    Counting,
+    Create,
+    Delete,
+    Manifest,
+    ObjectRef,
+    Plan,
+    WriteStatus,
+)
 from evolving_operator.core.reading import read_observed, read_orphaned
 from evolving_operator.core.situation import applied_hash
 from evolving_operator.shell.instructions import InstructionsReader
@@ -274,17 +284,26 @@ class Reconciler:
             case WriteStatus(manifest) if observed is not None:
                 await self._write_status(key, observed, manifest)
             case Delete(ref):
-                try:
-                    remaining = await self._gateway.delete(ref)
-                except NotFound:
-                    remaining = None
-                if remaining is None:
-                    self._cache.forget(ref.kind, ref.namespace, ref.name, ref.uid)
-                else:
-                    self._cache.put(_typed(remaining, ref.api_version, ref.kind))
-                logger.info("deleted", extra={"object": f"{ref.kind}/{ref.name}", "namespace": ref.namespace})
-
+                await self._delete(key, ref)
         return True
+
+    async def _delete(self, key: AgentKey, ref: ObjectRef) -> None:
+        """What may not be deleted stays, and is noted for the conditions: nothing else waits for its end."""
+        named, told = (ref.kind, ref.name), {"object": f"{ref.kind}/{ref.name}", "namespace": ref.namespace}
+        try:
+            remaining = await self._gateway.delete(ref)
+        except NotFound:
+            remaining = None
+        except Refused as error:
+            logger.warning("not deleted", extra={**told, "error": str(error)})
+            self._note_refusal(key, Refusal(*named, None, error.reason, str(error)))
+            return
+        self._take_back_refusal(key, named)
+        if remaining is None:
+            self._cache.forget(ref.kind, ref.namespace, ref.name, ref.uid)
+        else:
+            self._cache.put(_typed(remaining, ref.api_version, ref.kind))
+        logger.info("deleted", extra=told)
 
     async def _write(self, key: AgentKey, action: Apply | Create, manifest: Manifest) -> bool:
         """False for a refused object: it is noted for the conditions."""
@@ -304,13 +323,10 @@ class Reconciler:
             logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
             if kind == "Event":
                 return False  # nothing depends on it, and nothing would ever take the note back
-            self._note_refusal(key, manifest, error.reason, f"{error}{fields}")
+            self._note_refused_write(key, manifest, error.reason, f"{error}{fields}")
             return False
         self._taken.get(key, {}).pop((kind, name), None)
-        refused = self._refused.get(key, {})
-        refused.pop((kind, name), None)
-        if not refused:
-            self._refused.pop(key, None)
+        self._take_back_refusal(key, (kind, name))
         if kind != "Event":
             self._cache.put(_typed(stored, manifest["apiVersion"], kind))
             logger.info("wrote", extra={"object": f"{kind}/{name}", "namespace": key[0]})
@@ -348,11 +364,18 @@ class Reconciler:
         await self._gateway.overwrite(action.manifest)
         return await self._gateway.apply(action.manifest)
 
-    def _note_refusal(self, key: AgentKey, manifest: Manifest, reason: str, message: str) -> None:
-        kind, name = _named(manifest)
-        refusal = Refusal(kind, name, applied_hash(manifest), reason, message)
+    def _note_refused_write(self, key: AgentKey, manifest: Manifest, reason: str, message: str) -> None:
+        self._note_refusal(key, Refusal(*_named(manifest), applied_hash(manifest), reason, message))
+
+    def _note_refusal(self, key: AgentKey, refusal: Refusal) -> None:
         noted = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
-        self._refused.setdefault(key, {})[(kind, name)] = noted
+        self._refused.setdefault(key, {})[(refusal.kind, refusal.name)] = noted
+
+    def _take_back_refusal(self, key: AgentKey, named: tuple[str, str]) -> None:
+        refused = self._refused.get(key, {})
+        refused.pop(named, None)
+        if not refused:
+            self._refused.pop(key, None)
 
     def _note_taken(self, key: AgentKey, manifest: Manifest) -> None:
         """What has the name is told of, unless it turns out to be ours within seconds."""
@@ -362,7 +385,7 @@ class Reconciler:
         is_told = known is not None and known.refusal.reason == NameTaken.reason
         if is_told or now - since >= _TAKEN_GRACE:
             del self._taken[key][named]
-            self._note_refusal(
+            self._note_refused_write(
                 key,
                 manifest,
                 NameTaken.reason,

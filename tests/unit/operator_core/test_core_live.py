@@ -25,6 +25,7 @@ from evolving_operator.cluster.errors import (
     Invalid,
     NotFound,
     Unavailable,
+    WebhookFailed,
 )
 from evolving_operator.cluster.kinds import OWNED, Kind
 from evolving_operator.cluster.live import LiveGateway
@@ -268,6 +269,27 @@ async def test_what_does_not_fit_a_kinds_schema_is_invalid_though_the_status_is_
         await gateway.apply(SERVICE)
 
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 409, 422, 429, 500, 503])
+async def test_a_webhook_denies_with_whatever_status_it_likes(
+    gateway: LiveGateway, script: Script, code: int
+) -> None:
+    said = 'admission webhook "policy.example.com" denied the request: no'
+    script.say({"reason": "AlreadyExists", "message": said}, status=code)
+
+    with pytest.raises(Forbidden, match=r"policy\.example\.com"):
+        await gateway.apply(SERVICE)
+
+
+async def test_a_webhook_that_does_not_answer_stands_in_the_way_of_its_objects_only(
+    gateway: LiveGateway, script: Script
+) -> None:
+    said = 'Internal error occurred: failed calling webhook "w.example.com": failed to call webhook: refused'
+    script.say({"reason": "InternalError", "message": said}, status=500)
+
+    with pytest.raises(WebhookFailed, match=r"w\.example\.com.*Mend the webhook"):
+        await gateway.apply(SERVICE)
 
 
 async def test_a_kind_is_served_once_discovery_tells_of_it(gateway: LiveGateway, script: Script) -> None:

@@ -16,7 +16,7 @@ from evolving_operator.cluster.cache import Cache
 from evolving_operator.core.children import wanted_children
 from evolving_operator.core.clock import Timers
 from evolving_operator.core.decide import decide
-from evolving_operator.core.observed import Observed
+from evolving_operator.core.observed import InvalidField, Observed
 from evolving_operator.core.reading import read_observed
 from evolving_operator.core.situation import Situation
 from evolving_operator.settings import Settings
@@ -48,9 +48,10 @@ def left_to_do(agent: Raw, owned: list[Raw]) -> Iterator[str]:
     now = datetime.now(UTC)
     observed = _read(agent, owned)
     yield from (f"not done: {str(action)[:300]}" for action in decide(observed, now).actions)
-    assert observed.agent.spec is not None, observed.agent.invalid
+    spec = observed.agent.spec
+    assert not isinstance(spec, InvalidField), spec
     live = {(raw["kind"], raw["metadata"]["name"]): raw for raw in owned}
-    for wanted in wanted_children(Situation(observed, observed.agent.spec, now, Timers(now))):
+    for wanted in wanted_children(Situation(observed, spec, now, Timers(now))):
         key = wanted["kind"], wanted["metadata"]["name"]
         if key not in live:
             yield f"missing: {key}"

@@ -80,8 +80,8 @@ def decide(observed: Observed, now: datetime) -> Plan:
     timers = Timers(now)
     # An agent of this name that is gone may have left something to be done.
     owed = decide_debts(observed.debts, observed.jobs, agent.uid, observed.refusals, timers)
-    if agent.spec is None:
-        actions = [*_reject(observed, agent.invalid, now), *owed]
+    if isinstance(agent.spec, InvalidField):
+        actions = [*_reject(observed, agent.spec, now), *owed]
         return Plan(tuple(actions), requeue_at=timers.earliest)
     situation = Situation(observed, agent.spec, now, timers)
     actions = [*_actions(situation), *owed]
@@ -212,11 +212,9 @@ def _conditions(agent: ObservedAgent, findings: dict[str, Finding], now: str) ->
     return merged(agent.status.conditions, findings, generation=agent.generation, now=now)
 
 
-def _reject(observed: Observed, fault: InvalidField | None, now: datetime) -> Iterator[Action]:
+def _reject(observed: Observed, fault: InvalidField, now: datetime) -> Iterator[Action]:
     """A spec that cannot be read changes nothing but what is said about it: what serves goes on serving."""
     agent = observed.agent
-    if fault is None:
-        return
     kept = {
         item.type: Finding(item.status, item.reason, item.message)
         for item in agent.status.conditions

@@ -41,7 +41,7 @@ class Instructions:
 
 @dataclass(frozen=True)
 class ObservedAgent:
-    """The EvolvingAgent. Exactly one of `spec` and `invalid` is set."""
+    """The EvolvingAgent: what it asks for, or what is wrong with that."""
 
     name: str
     namespace: str
@@ -49,8 +49,7 @@ class ObservedAgent:
     resource_version: str
     generation: int
     status: EvolvingAgentStatus
-    spec: EvolvingAgentSpec | None = None
-    invalid: InvalidField | None = None
+    spec: EvolvingAgentSpec | InvalidField
     run: str | None = None  # the annotation that asks for a run
     deleting: bool = False
 

@@ -127,7 +127,7 @@ def _instructed(
     config_map: ObservedConfigMap | None,
 ) -> ObservedAgent:
     """The agent with its instructions in its spec. Where they cannot be read, those that are served stay."""
-    if agent.spec is None or agent.spec.agent.instructions is not None:
+    if isinstance(agent.spec, InvalidField) or agent.spec.agent.instructions is not None:
         return agent
     text, stamp = read.text, deployment.stamp if deployment is not None else None
     if text is None and config_map is not None and config_map.file is not None and stamp is not None:
@@ -135,7 +135,7 @@ def _instructed(
         text = served.instructions if served is not None else None
     if text is None:
         fault = InvalidField("spec.agent.instructionsFrom", read.fault, "InstructionsNotFound")
-        return replace(agent, spec=None, invalid=fault)
+        return replace(agent, spec=fault)
     instructed = agent.spec.agent.model_copy(update={"instructions": text})
     return replace(agent, spec=agent.spec.model_copy(update={"agent": instructed}))
 
@@ -171,14 +171,13 @@ def read_debt(raw: Raw) -> ObservedDebt | None:
 def read_agent(raw: Raw) -> ObservedAgent:
     """The EvolvingAgent, with what is wrong with its spec where it is not one."""
     metadata = raw["metadata"]
-    spec: EvolvingAgentSpec | None = None
-    invalid: InvalidField | None = None
+    spec: EvolvingAgentSpec | InvalidField
     try:
         spec = EvolvingAgentSpec.model_validate(raw.get("spec", {}))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         path = ".".join(["spec", *(str(part) for part in first["loc"])])
-        invalid = InvalidField(path, first["msg"].removeprefix("Value error, "))
+        spec = InvalidField(path, first["msg"].removeprefix("Value error, "))
     return ObservedAgent(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -187,7 +186,6 @@ def read_agent(raw: Raw) -> ObservedAgent:
         generation=metadata.get("generation", 1),
         status=EvolvingAgentStatus.model_validate(raw.get("status") or {}),
         spec=spec,
-        invalid=invalid,
         run=names.bounded_run(_annotations(raw).get(names.ANNOTATION_RUN)),
         deleting="deletionTimestamp" in metadata,
     )

@@ -504,6 +504,12 @@ class RunStatus(Document):
 
 class TrainingStatus(RunStatus):
     job_id: str | None = Field(default=None, alias="jobID", description="The backend's own job.")
+    revision: str | None = Field(
+        default=None, description="Revision of the model that was trained last: kept, whatever became of it."
+    )
+    waits: bool = Field(
+        default=False, description="Whether that revision waits to be the candidate, once there is none."
+    )
 
 
 class EvaluationStatus(Document):
@@ -514,6 +520,11 @@ class EvaluationStatus(Document):
     errors: int = Field(default=0, description="Attempts in a row that measured nothing.")
     dataset_version: str | None = Field(default=None, description="Whose held-out split is the suite.")
     retry_at: Timestamp | None = Field(default=None, description="Not started again before this time.")
+    decided_generation: int | None = Field(
+        default=None,
+        description="Generation of the candidate's spec that was acted upon before it was ruled out: its "
+        "approval is spent.",
+    )
 
 
 class VerdictResult(StrEnum):
@@ -540,6 +551,9 @@ class SuiteVerdict(SuiteNumbers):
     """One suite's part of a verdict."""
 
     suite: str = Field(max_length=63, description="Name of the suite.")
+    cases: str = Field(
+        default="", description="ConfigMap and key of its cases; the dataset's held-out part if absent."
+    )
     reason: str = Field(description="Why, in CamelCase, for programs.")
     message: str = Field(default="", description="Why, in words, for people.")
 
@@ -590,6 +604,10 @@ class EvolvingAgentStatus(Document):
     candidate: RevisionRef | None = Field(default=None, description="What is being proven.")
     evaluation: EvaluationStatus | None = Field(default=None, description="The candidate's evaluation.")
     rollout: RolloutStatus | None = Field(default=None, description="The latest rollout of a revision.")
+    promotion: RolloutStatus | None = Field(
+        default=None,
+        description="How the rollout of what is served ended, while rollout tells of a candidate.",
+    )
     dataset: DatasetStatus | None = Field(default=None, description="The newest dataset.")
     curation: RunStatus | None = Field(default=None, description="The latest curation run.")
     training: TrainingStatus | None = Field(default=None, description="The latest training run.")
@@ -672,6 +690,9 @@ class AgentRevisionStatus(Document):
     result: VerdictResult | None = Field(default=None, description="The verdict over all suites.")
     delta_bps: int | None = Field(default=None, description="Gain over the incumbent, of the weakest suite.")
     attempt: int | None = Field(default=None, description="Which evaluation the verdict is of.")
+    dataset_version: str | None = Field(
+        default=None, description="Whose held-out split the verdict is about, where a suite is that."
+    )
     incumbent: str | None = Field(
         default=None,
         description="The revision that the verdict compares it with: where another one is served, it is "

@@ -11,10 +11,11 @@ from evolving_operator.api.models import (
 )
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.revision import build_revision
-from evolving_operator.core.moves import ref_of, without_trial
+from evolving_operator.core.moves import ref_of, without_candidate
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import first_evaluation
+from evolving_operator.core.serving import is_awaited
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
 
@@ -32,14 +33,17 @@ def adopt_base(situation: Situation) -> Step | None:
         if known is not None:
             return Step(_restored(situation, known), before)
         return Step(adopted.model_copy(update={"active": ref}), before, is_plain=True)
-    if situation.rollout_under_way:
+    if is_awaited(situation):
         return None
-    without_candidate = adopted.model_copy(update={"candidate": None, "rollout": without_trial(status)})
+    candidate = situation.revision(status.candidate)
+    if candidate is not None and candidate.spec.base == situation.spec.model.base:
+        return Step(adopted, before)  # trained from it meanwhile
+    changed = adopted.model_copy(update=without_candidate(status))
     active = situation.revision(status.active)
-    if active is not None and active.spec.base == situation.spec.model.base:
-        return Step(without_candidate, before)
-    nominated = {"candidate": ref, "evaluation": first_evaluation(situation, name, None)}
-    return Step(without_candidate.model_copy(update=nominated), before)
+    if active is None or active.spec.base != situation.spec.model.base:
+        nominated = {"candidate": ref, "evaluation": first_evaluation(situation, name, None)}
+        changed = changed.model_copy(update=nominated)
+    return Step(changed, before)
 
 
 def base_revision_manifest(situation: Situation) -> Manifest:

@@ -98,7 +98,9 @@ def _served(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator
         return
     key = (new.revision, old.since if old else "", old.revision if old else "")
     if old is None:
-        yield Announcement("Adopted", f"Serving the base model {new.model_id}.", "Serve", key)
+        is_base = after.base in (None, new.revision)
+        what = f"the base model {new.model_id}" if is_base else f"{new.revision} ({new.model_id}) as before"
+        yield Announcement("Adopted", f"Serving {what}.", "Serve", key)
         return
     rollout = after.rollout
     if rollout is not None and rollout.step is RolloutStep.ROLLED_BACK:
@@ -145,17 +147,17 @@ def _training_key(status: EvolvingAgentStatus) -> str:
 
 def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
     old, new = before.rollout, after.rollout
-    if new is None or (old is not None and _place(old) == _place(new)):
+    if new is None or new == before.promotion or (old is not None and _place(old) == _place(new)):
         return
     key = (new.revision, new.step, old.since if old else "")
     if new.step is RolloutStep.SHADOW:
         yield Announcement("ShadowStarted", new.message, "Shadow", key)
     elif new.step is RolloutStep.CANARY:
         yield Announcement("CanaryStep", new.message, "Canary", (*key, str(new.percent)))
-    elif new.step is RolloutStep.ROLLED_BACK and old is not None and old.step is RolloutStep.CANARY:
+    elif new.step is RolloutStep.ROLLED_BACK and old is not None and _is_trial_of(new.revision, old):
         yield Announcement(
-            "CanaryAborted",
-            f"{new.revision} answers no conversations any more. {new.reason}: {new.message}",
+            f"{old.step}Aborted",
+            f"{new.revision} answers no requests any more. {new.reason}: {new.message}",
             "RollBack",
             key,
             warning=True,
@@ -172,6 +174,10 @@ def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterato
             key,
             warning=new.reason == "NotValidated",
         )
+
+
+def _is_trial_of(revision: str, rollout: RolloutStatus) -> bool:
+    return rollout.revision == revision and rollout.step in (RolloutStep.SHADOW, RolloutStep.CANARY)
 
 
 def _place(rollout: RolloutStatus) -> tuple[str, str, int | None]:

@@ -70,12 +70,12 @@ def _traffic(situation: Situation) -> Traffic:
     if rollout is None or candidate is None or rollout.revision != candidate.revision:
         return Traffic()
     tried = situation.config_of(candidate).hash
-    shadow = situation.spec.rollout.shadow
-    if rollout.step is RolloutStep.SHADOW and shadow is not None:
-        return Traffic(shadow=TrafficShare(config=tried, percent=shadow.percent))
-    if rollout.step is RolloutStep.CANARY and rollout.percent is not None:
-        return Traffic(canary=TrafficShare(config=tried, percent=rollout.percent))
-    return Traffic()
+    if rollout.percent is None:
+        return Traffic()
+    share = TrafficShare(config=tried, percent=rollout.percent)
+    if rollout.step is RolloutStep.SHADOW:
+        return Traffic(shadow=share)
+    return Traffic(canary=share) if rollout.step is RolloutStep.CANARY else Traffic()
 
 
 def wanted_children(situation: Situation) -> Iterator[Manifest]:

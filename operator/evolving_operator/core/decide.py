@@ -35,7 +35,7 @@ from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.conditions import Finding, merged
 from evolving_operator.core.debts import decide_debts
 from evolving_operator.core.demand import act_on_demand, why_refused
-from evolving_operator.core.intake import take_in_curation, take_in_training
+from evolving_operator.core.intake import take_in_curation, take_in_training, take_up_trained
 from evolving_operator.core.lineage import collected, missing_base, revision_statuses
 from evolving_operator.core.live_traffic import counting
 from evolving_operator.core.observed import InvalidField, Observed, ObservedAgent
@@ -65,10 +65,11 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     take_in_curation,
     take_in_training,
     act_on_demand,
+    reconsider,
     end_trial,
     renew_evaluation,
     advance_candidate,
-    reconsider,
+    take_up_trained,
 )
 
 

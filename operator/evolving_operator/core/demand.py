@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from evolving_operator.api import names
+from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.job import build_on_demand_job
 from evolving_operator.core.plan import Create
-from evolving_operator.core.proof import evaluation, next_attempt
+from evolving_operator.core.proof import candidate_revision, evaluation, next_attempt
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
 
@@ -43,8 +44,15 @@ def why_refused(situation: Situation, run: str) -> str | None:
         return "The agent has no spec.curation: there is nothing to curate by."
     if verb == names.COMPONENT_FINETUNE and situation.spec.training is None:
         return "The agent has no spec.training: there is nothing to train with."
-    if verb == names.COMPONENT_EVALUATE and evaluation(situation) is None:
+    return _why_not_evaluated(situation) if verb == names.COMPONENT_EVALUATE else None
+
+
+def _why_not_evaluated(situation: Situation) -> str | None:
+    revision = candidate_revision(situation)
+    if revision is None or evaluation(situation) is None:
         return "There is no candidate to evaluate."
+    if is_approved(situation, revision):
+        return f"{revision.name} was approved by a person, and needs no evaluation."
     return None
 
 

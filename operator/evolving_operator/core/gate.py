@@ -46,6 +46,12 @@ class Verdict:
         return self.weakest.result
 
 
+def cases_of(suite: Suite) -> str:
+    """Where a suite's cases come from, for comparing; "" for the held-out part of a dataset."""
+    ref = suite.config_map_ref
+    return "" if ref is None else f"{ref.name}/{ref.key}"
+
+
 def weakest(suites: Iterable[SuiteVerdict]) -> SuiteVerdict:
     """The suite that decides. Expects at least one."""
     return max(suites, key=lambda suite: _SEVERITY[suite.result])
@@ -93,7 +99,13 @@ def unmeasured(evaluation: Evaluation, reason: str, message: str) -> Verdict:
     """The verdict where the evaluation itself failed."""
     return Verdict(
         tuple(
-            SuiteVerdict(suite=suite.name, result=VerdictResult.ERROR, reason=reason, message=message)
+            SuiteVerdict(
+                suite=suite.name,
+                cases=cases_of(suite),
+                result=VerdictResult.ERROR,
+                reason=reason,
+                message=message,
+            )
             for suite in evaluation.effective_suites
         )
     )
@@ -105,6 +117,7 @@ def nothing_to_measure(evaluation: Evaluation) -> Verdict:
         tuple(
             SuiteVerdict(
                 suite=suite.name,
+                cases=cases_of(suite),
                 result=VerdictResult.INCONCLUSIVE,
                 reason="NothingToMeasure",
                 message="There are no validation queries: name a suite in spec.evaluation.suites, or let a "
@@ -162,6 +175,7 @@ def _judge_suite(suite: Suite, result: SuiteResult | None) -> SuiteVerdict:
     if result is None:
         return SuiteVerdict(
             suite=suite.name,
+            cases=cases_of(suite),
             result=VerdictResult.ERROR,
             reason="SuiteMissing",
             message="the evaluation reported nothing on this suite",
@@ -171,6 +185,7 @@ def _judge_suite(suite: Suite, result: SuiteResult | None) -> SuiteVerdict:
     )
     return SuiteVerdict(
         suite=suite.name,
+        cases=cases_of(suite),
         result=outcome,
         reason=reason,
         message=message,

@@ -8,6 +8,7 @@ from datetime import timedelta
 from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
 from evolving_operator.api.models import ConditionStatus, RolloutStep
+from evolving_operator.core.candidate import awaits_person
 from evolving_operator.core.children import lingering_children, standing_refusals
 from evolving_operator.core.conditions import Finding, false, true
 from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
@@ -43,7 +44,8 @@ def ready(situation: Situation) -> Finding:
     if replicas == 0:
         return true("ScaledToZero", "spec.agent.replicas is 0: nothing is to be served.")
     if deployment.ready > 0:
-        return true("Serving", f"{deployment.ready} of {replicas} serving pods are ready.")
+        wanted = deployment.wanted if situation.is_autoscaled else replicas
+        return true("Serving", f"{deployment.ready} of {wanted} serving pods are ready.")
     problem = degraded_by(situation)
     if problem is not None:
         return false(problem.reason, f"No serving pod is ready. {problem.message}")
@@ -74,6 +76,8 @@ def progressing(situation: Situation) -> Finding:
     if not situation.settled:
         return true("RollingRestart", "The serving pods are being brought to their desired state.")
     if status.candidate is not None and not situation.spec.suspend:
+        if awaits_person(situation):
+            return false("AwaitsPerson", f"Revision {status.candidate.revision} waits: see Promoted.")
         return true("CandidateInProof", f"Revision {status.candidate.revision} is being proven.")
     return false("Converged", "Everything is as the spec asks.")
 

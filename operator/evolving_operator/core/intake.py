@@ -1,7 +1,7 @@
 """What finished curation and training runs left behind: a dataset, a revision, or the reason for none.
 
-Only the newest finished run counts, and only once: the status remembers when it ended. An older Job
-that is still there, or comes back into sight, is never taken in again.
+Each finished run counts once, the oldest first: the status remembers when it ended. An older Job that is
+still there, or comes back into sight, is never taken in again.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from evolving_operator.api.models import (
     RevisionDataset,
     RevisionRef,
     RevisionTraining,
-    RolloutStatus,
-    RolloutStep,
     RunState,
     RunStatus,
     TrainingStatus,
 )
+from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.job import build_on_demand_job
 from evolving_operator.core.builders.revision import build_revision
 from evolving_operator.core.clock import parse_time, rfc3339
+from evolving_operator.core.moves import nominated
 from evolving_operator.core.observed import ObservedJob
 from evolving_operator.core.plan import Create
-from evolving_operator.core.proof import first_evaluation
+from evolving_operator.core.proof import candidate_revision, first_evaluation
 from evolving_operator.core.runs import REPORT_LOST, Ending, ending, has_ended, why_superseded
+from evolving_operator.core.serving import served_rollout
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
 
@@ -66,13 +67,15 @@ def take_in_training(situation: Situation) -> Step | None:
     job = _news(situation, names.COMPONENT_FINETUNE, known)
     if job is None:
         return None
+    trained = {"revision": known.revision, "waits": known.waits} if known is not None else {}
     if job.finished is None:
-        return Step(status.model_copy(update={"training": _running(TrainingStatus, job, known)}))
+        running = _running(TrainingStatus, job, known).model_copy(update=trained)
+        return Step(status.model_copy(update={"training": running}))
     report = job.report if isinstance(job.report, TrainingReport) else None
     end = ending(job, report)
     if report is not None and end.state is RunState.SUCCEEDED:
         end = _useless(situation, report) or end
-    training = _ended(TrainingStatus, job, end, known)
+    training = _ended(TrainingStatus, job, end, known).model_copy(update=trained)
     if report is None:
         noted = status.model_copy(update={"training": training})
         return Step(noted, before=tuple(_reported_again(situation, job, end)))
@@ -92,19 +95,25 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
         report.backend,
         report.hyperparameters_digest,
     )
-    existing = situation.observed.revisions.get(name)
-    if existing is not None and existing.status.state is not None:
+    existing, candidate = situation.observed.revisions.get(name), candidate_revision(situation)
+    is_news = existing is None or existing.status.state is None
+    waits = is_news and candidate is not None and is_approved(situation, candidate)
+    if status.training is not None and (is_news or status.training.revision != name):
+        training = status.training.model_copy(update={"revision": name, "waits": waits})
+        status = status.model_copy(update={"training": training})
+    if not is_news:
         return Step(status)
     model_id = report.model_id or ""
-    nominated = status.model_copy(
-        update={
+    if not waits:
+        update = {
             "candidate": RevisionRef(revision=name, model_id=model_id, since=situation.timestamp),
             "evaluation": first_evaluation(situation, name, dataset.version if dataset else None),
-            "rollout": _that_goes_on(status.rollout),
+            "rollout": served_rollout(situation),  # is watched on; a candidate's that went before is over
+            "promotion": None,
         }
-    )
+        status = status.model_copy(update=update)
     if existing is not None:  # created by a run of this step that was cut short
-        return Step(nominated)
+        return Step(status)
     revision = build_revision(
         situation.context,
         name=name,
@@ -115,17 +124,19 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
         else None,
         training=RevisionTraining(backend=report.backend, job_id=report.job_id),
     )
-    return Step(nominated, before=(Create(revision),))
+    return Step(status, before=(Create(revision),))
 
 
-def _that_goes_on(rollout: RolloutStatus | None) -> RolloutStatus | None:
-    """The rollout of what is served, which is watched on; none of a candidate's that went before."""
-    goes_on = rollout is not None and rollout.step in (
-        RolloutStep.RESTART,
-        RolloutStep.BAKE,
-        RolloutStep.DONE,
-    )
-    return rollout if goes_on else None
+def take_up_trained(situation: Situation) -> Step | None:
+    """The model that was trained last, where another candidate came before it or took its place."""
+    status, training = situation.status, situation.status.training
+    if status.candidate is not None or training is None or not training.waits or training.revision is None:
+        return None
+    revision = situation.observed.revisions.get(training.revision)
+    if revision is None or revision.is_left or revision.spec.base != situation.spec.model.base:
+        return None
+    taken_up = training.model_copy(update={"waits": False})
+    return Step(nominated(situation, revision).model_copy(update={"training": taken_up}))
 
 
 def _useless(situation: Situation, report: TrainingReport) -> Ending | None:
@@ -143,12 +154,12 @@ def _useless(situation: Situation, report: TrainingReport) -> Ending | None:
 
 
 def _news(situation: Situation, component: str, known: RunStatus | None) -> ObservedJob | None:
-    """The run to take note of: the newest finished one, or else one that has begun. None: nothing new."""
+    """The run to take note of: the next finished one, or else one that has begun. None: nothing new."""
     jobs = [job for job in situation.observed.jobs.values() if job.component == component]
     finished = [job for job in jobs if _is_newer(job, known)]
     if finished:
-        newest = max(finished, key=lambda job: (job.finished, job.name))
-        return newest if has_ended(situation, newest) else None
+        first = min(finished, key=lambda job: (job.finished, job.name))
+        return first if has_ended(situation, first) else None
     running = [
         job
         for job in jobs

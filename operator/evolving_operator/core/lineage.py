@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from evolving_agent.contract.learning import OnInconclusive
 from evolving_operator.api import names
@@ -16,6 +17,7 @@ from evolving_operator.api.models import (
     VerdictResult,
 )
 from evolving_operator.core.adoption import base_revision_manifest
+from evolving_operator.core.approval import is_asked_back, is_spent, is_spent_here
 from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.children import is_refused
 from evolving_operator.core.conditions import Finding, false, merged, true, unknown
@@ -24,6 +26,7 @@ from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Create, Delete, ObjectRef, WriteStatus
 from evolving_operator.core.proof import evaluation, job_name, recorded_verdict, verdict_to_record
 from evolving_operator.core.runs import why_superseded
+from evolving_operator.core.serving import NO_PODS
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.validation import is_outdated
 
@@ -74,6 +77,7 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
                 "result": verdict.result,
                 "delta_bps": verdict.weakest.delta_bps,
                 "attempt": current.attempt,
+                "dataset_version": current.dataset_version,
             }
         if verdict is not None and recorded_verdict(situation) is None:
             active = situation.status.active
@@ -122,7 +126,8 @@ def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object
                 "rollback_reason": f"{rollout.reason}: {rollout.message}",
             }
         is_news = status.promoted_at is None or _was_taken_back(status)
-        return {"promoted_at": rollout.since} if rollout.step in _SERVED and is_news else {}
+        serves = rollout.step in _SERVED and rollout.reason != NO_PODS
+        return {"promoted_at": rollout.since} if serves and is_news else {}
     is_active = _place(situation, revision) is RevisionState.ACTIVE
     if is_active and status.promoted_at is None and situation.settled and situation.spec.agent.replicas > 0:
         return {"promoted_at": situation.timestamp}
@@ -173,6 +178,13 @@ def _evaluated(status: AgentRevisionStatus) -> Finding:
 
 
 def _approved(situation: Situation, revision: ObservedRevision, status: AgentRevisionStatus) -> Finding:
+    is_candidate = status.state is RevisionState.CANDIDATE
+    if is_spent(replace(revision, status=status)) or (is_candidate and is_spent_here(situation, revision)):
+        return false(
+            "ApprovalSpent",
+            "spec.decision is Approved, but what came of that is over. To approve it again, set it to Auto "
+            "and then to Approved.",
+        )
     if revision.spec.decision is Decision.APPROVED:
         return true("ApprovedByPerson", "spec.decision is Approved.")
     if revision.spec.decision is Decision.REJECTED:
@@ -204,14 +216,16 @@ def collected(situation: Situation) -> Iterator[Delete]:
 
 def _collected_revisions(situation: Situation) -> Iterator[Delete]:
     status = situation.status
-    kept = {situation.base_revision, situation.spec.rollout.pin}
+    kept: set[str | None] = {situation.base_revision, situation.spec.rollout.pin}
     kept |= {ref.revision for ref in (status.active, status.previous, status.candidate) if ref is not None}
     if status.rollout is not None:
         kept.add(status.rollout.revision)
+    if status.training is not None:
+        kept.add(status.training.revision)  # else it would pass for new when its training is reported again
     others = [
         revision
         for revision in situation.observed.revisions.values()
-        if revision.name not in kept and revision.status.state is not None
+        if revision.name not in kept and revision.status.state is not None and not is_asked_back(revision)
     ]
     others.sort(key=lambda revision: (revision.created, revision.name), reverse=True)
     for revision in others[situation.spec.revision_history_limit :]:

@@ -13,6 +13,7 @@ from evolving_operator.api.models import RevisionRef, RolloutStep
 from evolving_operator.core.clock import after
 from evolving_operator.core.plan import Counting
 from evolving_operator.core.pod_problems import standing
+from evolving_operator.core.serving import served_rollout
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because
 
@@ -48,33 +49,29 @@ def shadowed(situation: Situation, candidate: RevisionRef) -> Served:
 
 
 def why_failing(situation: Situation) -> Because | None:
-    """Live requests fail too often at what is on its way to the users, or has lately come to them.
+    """Live requests fail too often at what is served, which is on its way or has lately come to its users."""
+    if situation.active_hash is None or not _is_watched(situation):
+        return None
+    return _exceeding(situation, _served(situation, situation.active_hash, ServedAs.ACTIVE))
 
-    A candidate on trial is compared with what is served beside it: an outage that hits both is not its
-    fault. A promoted revision has nothing beside it.
+
+def why_trial_fails(situation: Situation) -> Because | None:
+    """Live requests fail too often at the candidate on trial, and more often than beside it.
+
+    An outage that hits both is not its fault.
     """
-    rollout, policy = situation.status.rollout, situation.spec.rollout.rollback
-    if rollout is None or situation.active_hash is None or not _is_judged(situation):
+    rollout, candidate = situation.status.rollout, situation.status.candidate
+    if rollout is None or candidate is None or situation.active_hash is None or _is_off(situation):
         return None
-    beside: Served | None = None
-    if rollout.step in _TRIALS:
-        candidate = situation.status.candidate
-        if candidate is None or candidate.revision != rollout.revision:
-            return None
-        tried = situation.config_of(candidate).hash
-        judged = _served(situation, tried, _TRIALS[rollout.step], tried)
-        beside = _served(situation, situation.active_hash, ServedAs.ACTIVE, tried)
-    else:
-        judged = _served(situation, situation.active_hash, ServedAs.ACTIVE)
-    if judged.requests < policy.min_requests or not judged.exceeds(policy.max_error_percent):
+    if rollout.step not in _TRIALS or candidate.revision != rollout.revision:
         return None
-    if beside is not None and not judged.is_worse_than(beside):
+    tried = situation.config_of(candidate).hash
+    judged = _served(situation, tried, _TRIALS[rollout.step], tried)
+    beside = _served(situation, situation.active_hash, ServedAs.ACTIVE, tried)
+    failing = _exceeding(situation, judged)
+    if failing is None or not judged.is_worse_than(beside):
         return None
-    than = f" At what is served beside it, {beside}." if beside is not None else ""
-    return Because(
-        "ErrorsExceeded",
-        f"{judged}; rollback.maxErrorPercent allows {policy.max_error_percent} %.{than}",
-    )
+    return Because(failing.reason, f"{failing.message} At what is served beside it, {beside}.")
 
 
 def in_words(situation: Situation) -> str:
@@ -98,28 +95,40 @@ def counting(situation: Situation) -> Counting | None:
         return None
     asked, rollout = tuple(sorted(pods.items())), situation.status.rollout
     is_shadowed = rollout is not None and rollout.step is RolloutStep.SHADOW
-    if is_shadowed or _is_judged(situation):
-        is_over = rollout is not None and rollout.step is RolloutStep.DONE
-        return Counting(asked, _AFTERWARDS_SECONDS if is_over else _UNDER_WAY_SECONDS)
-    if standing(situation) is not None:
+    is_tried = rollout is not None and rollout.step in _TRIALS
+    if is_shadowed or ((is_tried or situation.rollout_under_way) and not _is_off(situation)):
+        return Counting(asked, _UNDER_WAY_SECONDS)
+    if _is_watched(situation) or standing(situation) is not None:
         return Counting(asked, _AFTERWARDS_SECONDS)
     return Counting(asked, _AT_REST_SECONDS, at_once=False)
 
 
-def _is_judged(situation: Situation) -> bool:
-    """Whether errors of live requests would take something back now."""
-    rollout, status = situation.status.rollout, situation.status
-    policy = situation.spec.rollout.rollback
-    if rollout is None or policy.max_error_percent >= _NEVER_PERCENT or situation.held:
+def _is_off(situation: Situation) -> bool:
+    """Whether errors of live requests take nothing back, by the user's word."""
+    return situation.spec.rollout.rollback.max_error_percent >= _NEVER_PERCENT or situation.held
+
+
+def _is_watched(situation: Situation) -> bool:
+    """Whether errors of live requests would take back what is served, now."""
+    rollout, status = served_rollout(situation), situation.status
+    if rollout is None or status.active is None or _is_off(situation):
         return False
-    if rollout.step in _TRIALS or situation.rollout_under_way:
+    if situation.rollout_under_way:
         return True
-    if rollout.step is not RolloutStep.DONE or status.previous is None or status.active is None:
-        return False
     # Where the user has changed what the pods run, what breaks now is not the revision's fault.
-    is_about = rollout.revision == status.active.revision and rollout.template == situation.template_hash
-    until = after(status.active.since, policy.window_seconds)
-    return is_about and not situation.timers.passed(until)
+    is_about = rollout.step is RolloutStep.DONE and rollout.template == situation.template_hash
+    until = after(status.active.since, situation.spec.rollout.rollback.window_seconds)
+    return is_about and status.previous is not None and not situation.timers.passed(until)
+
+
+def _exceeding(situation: Situation, judged: Served) -> Because | None:
+    """More errors than are allowed, of enough requests to judge by."""
+    policy = situation.spec.rollout.rollback
+    if judged.requests < policy.min_requests or not judged.exceeds(policy.max_error_percent):
+        return None
+    return Because(
+        "ErrorsExceeded", f"{judged}; rollback.maxErrorPercent allows {policy.max_error_percent} %."
+    )
 
 
 def _served(situation: Situation, config: str, served_as: ServedAs, trial: str | None = None) -> Served:

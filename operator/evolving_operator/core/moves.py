@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from evolving_operator.api.models import EvolvingAgentStatus, RevisionRef, RolloutStatus, RolloutStep
 from evolving_operator.core.observed import ObservedRevision
-from evolving_operator.core.serving import awaits_pods, never_served
+from evolving_operator.core.proof import first_evaluation
+from evolving_operator.core.serving import awaits_pods, never_served, served_rollout
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because, Step
 from evolving_operator.core.trial import TRIALS
@@ -22,7 +23,7 @@ def moved(situation: Situation, to: RevisionRef, because: Because) -> EvolvingAg
     previous = _proven(situation)
     if previous is not None and previous.revision == to.revision:
         previous = None
-    update = {"active": to, "previous": previous, "rollout": rollout}
+    update = {"active": to, "previous": previous, "rollout": rollout, "promotion": None}
     then = situation.status.model_copy(update=update)
     rollout = rollout.model_copy(update={"template": situation.after(then).template_hash})
     return then.model_copy(update={"rollout": rollout})
@@ -41,10 +42,10 @@ def _proven(situation: Situation) -> RevisionRef | None:
 
 def roll_back(situation: Situation, because: Because) -> Step | None:
     """Back to the previous revision. The one that failed is not promoted again by itself."""
-    status = situation.status
-    if status.previous is None or status.rollout is None:
+    status, served = situation.status, served_rollout(situation)
+    if status.previous is None or served is None:
         return None
-    rollout = status.rollout.model_copy(
+    rollout = served.model_copy(
         update={
             "step": RolloutStep.ROLLED_BACK,
             "since": situation.timestamp,
@@ -54,12 +55,13 @@ def roll_back(situation: Situation, because: Because) -> Step | None:
         }
     )
     back = status.previous.model_copy(update={"since": situation.timestamp})
-    return Step(status.model_copy(update={"active": back, "previous": None, "rollout": rollout}))
+    update = {"active": back, "previous": None, "rollout": rollout, "promotion": None}
+    return Step(status.model_copy(update=update))
 
 
 def at_step(situation: Situation, step: RolloutStep, because: Because) -> Step | None:
-    """The rollout in another step, which begins now, with the pod template that is wanted now."""
-    rollout = situation.status.rollout
+    """The rollout of what is served in another step, which begins now, with the template wanted now."""
+    rollout = served_rollout(situation)
     if rollout is None:
         return None
     further = rollout.model_copy(
@@ -71,7 +73,7 @@ def at_step(situation: Situation, step: RolloutStep, because: Because) -> Step |
             "message": because.message,
         }
     )
-    return Step(situation.status.model_copy(update={"rollout": further}))
+    return Step(situation.status.model_copy(update={"rollout": further, "promotion": None}))
 
 
 def ref_of(revision: ObservedRevision, situation: Situation) -> RevisionRef:
@@ -79,7 +81,34 @@ def ref_of(revision: ObservedRevision, situation: Situation) -> RevisionRef:
     return RevisionRef(revision=revision.name, model_id=revision.spec.model_id, since=situation.timestamp)
 
 
-def without_trial(status: EvolvingAgentStatus) -> RolloutStatus | None:
-    """The rollout, unless it is the trial of a candidate that is being dropped."""
-    rollout = status.rollout
-    return None if rollout is not None and rollout.step in TRIALS else rollout
+def nominated(situation: Situation, revision: ObservedRevision) -> EvolvingAgentStatus:
+    """The status in which a known revision is the candidate."""
+    dataset = revision.spec.dataset
+    update = {
+        **without_candidate(situation.status),
+        "candidate": ref_of(revision, situation),
+        "evaluation": first_evaluation(situation, revision.name, dataset.version if dataset else None),
+    }
+    return situation.status.model_copy(update=update)
+
+
+def without_candidate(status: EvolvingAgentStatus) -> dict[str, object]:
+    """What changes where something else comes first: the model that was trained last waits for its turn."""
+    training, candidate = status.training, status.candidate
+    is_newest = training is not None and candidate is not None and training.revision == candidate.revision
+    waits = {"training": training.model_copy(update={"waits": True})} if training and is_newest else {}
+    return {"candidate": None, **without_trial(status), **waits}
+
+
+def without_trial(status: EvolvingAgentStatus) -> dict[str, RolloutStatus | None]:
+    """What to tell of rollouts when a candidate's trial, if there is one, ends without a word."""
+    if status.rollout is None or status.rollout.step not in TRIALS:
+        return {}
+    return {"rollout": status.promotion, "promotion": None}
+
+
+def with_rollout_of_candidate(
+    situation: Situation, rollout: RolloutStatus
+) -> dict[str, RolloutStatus | None]:
+    """A candidate's rollout is told of, and that of what is served is kept beside it: it is watched on."""
+    return {"rollout": rollout, "promotion": served_rollout(situation)}

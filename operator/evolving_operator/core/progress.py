@@ -11,6 +11,8 @@ from evolving_operator.api.models import (
     RunStatus,
     VerdictResult,
 )
+from evolving_operator.core.approval import is_approved
+from evolving_operator.core.candidate import awaits_settled_pods, why_promotable
 from evolving_operator.core.conditions import Finding, condition, false, true, unknown
 from evolving_operator.core.gate import weakest
 from evolving_operator.core.health import secret_words
@@ -79,6 +81,8 @@ def evaluated(situation: Situation) -> Finding:
     job = evaluation_job_of(situation)
     if job is not None:
         return unknown("Evaluating", f"Job {job.name} compares {candidate.name} with what is served.")
+    if is_approved(situation, candidate):
+        return unknown("NotNeeded", f"{candidate.name} was approved by a person.")
     if situation.spec.suspend:
         return unknown("Suspended", "spec.suspend: the candidate is not evaluated.")
     if situation.rollout_under_way:
@@ -121,6 +125,12 @@ def _awaiting(situation: Situation) -> Finding:
     rollout = situation.status.rollout
     if rollout is not None and rollout.step in (RolloutStep.SHADOW, RolloutStep.CANARY):
         return false("Shadowing" if rollout.step is RolloutStep.SHADOW else "CanaryRunning", rollout.message)
+    if why_promotable(situation, candidate) is not None and awaits_settled_pods(situation, candidate):
+        return false(
+            "AwaitsPods",
+            f"{candidate.name} may be promoted. It waits until all serving pods run what is to be served "
+            "now: what is broken already would be taken for its fault.",
+        )
     if recorded_verdict(situation) is None:
         return false("AwaitsVerdict", f"{candidate.name} is being evaluated.")
     if candidate.status.result is VerdictResult.PASSED and situation.spec.rollout.approval is Approval.MANUAL:

@@ -17,7 +17,7 @@ from evolving_operator.core.clock import after, parse_time
 from evolving_operator.core.live_traffic import in_words, why_failing
 from evolving_operator.core.moves import at_step, moved, ref_of, roll_back
 from evolving_operator.core.runs import has_ended
-from evolving_operator.core.serving import NO_PODS, awaits_pods, crash_loop, first_trouble
+from evolving_operator.core.serving import NO_PODS, awaits_pods, crash_loop, first_trouble, served_rollout
 from evolving_operator.core.situation import Situation, applied_hash
 from evolving_operator.core.step import Because, Step
 from evolving_operator.core.validation import (
@@ -30,6 +30,7 @@ from evolving_operator.core.validation import (
 )
 
 _CLOCKS_DIFFER = timedelta(seconds=60)
+_NOBODY_SERVES = Because(NO_PODS, "There are no serving pods: they are watched once there are any.")
 
 
 def follow_pin(situation: Situation) -> Step | None:
@@ -56,7 +57,7 @@ def follow_clock(situation: Situation) -> Step | None:
 def advance_restart(situation: Situation) -> Step | None:
     """Wait until all serving pods run the promoted revision; go back where they cannot."""
     rollout = situation.status.rollout
-    if rollout is not None and awaits_pods(situation) and situation.spec.agent.replicas > 0:
+    if awaits_pods(situation) and situation.spec.agent.replicas > 0:
         return at_step(situation, RolloutStep.RESTART, Because("ScaledUp", "Its first pods are started."))
     if rollout is None or rollout.step is not RolloutStep.RESTART:
         return None
@@ -64,8 +65,7 @@ def advance_restart(situation: Situation) -> Step | None:
         if situation.held:
             return at_step(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
         if situation.spec.agent.replicas == 0:
-            message = "There are no serving pods: they are watched once there are any."
-            return at_step(situation, RolloutStep.DONE, Because(NO_PODS, message))
+            return at_step(situation, RolloutStep.DONE, _NOBODY_SERVES)
         return at_step(situation, RolloutStep.BAKE, Because("Restarted", "All serving pods run it."))
     if rollout.template != situation.template_hash:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
@@ -83,6 +83,8 @@ def advance_bake(situation: Situation) -> Step | None:
         return at_step(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
     if (rejected := _taken_back(situation)) is not None and situation.status.previous is not None:
         return roll_back(situation, rejected)
+    if situation.spec.agent.replicas == 0:
+        return at_step(situation, RolloutStep.DONE, _NOBODY_SERVES) if situation.settled else None
     if rollout.template != situation.template_hash:
         # All pods ran the revision, and then the user changed what they run: what breaks now is not the
         # revision's fault, and another model would not mend it. Once it serves, it is validated anew.
@@ -114,7 +116,7 @@ def advance_bake(situation: Situation) -> Step | None:
 
 def watch_promoted(situation: Situation) -> Step | None:
     """Go back where live requests fail, for as long after a rollout as the user wants it watched."""
-    rollout = situation.status.rollout
+    rollout = served_rollout(situation)
     if rollout is None or rollout.step is not RolloutStep.DONE:
         return None
     failing = why_failing(situation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evolving_operator.api.models import RolloutStep
+from evolving_operator.api.models import RolloutStatus, RolloutStep
 from evolving_operator.core.observed import Trouble
 from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
 from evolving_operator.core.step import Because
@@ -33,12 +33,30 @@ def never_served(situation: Situation) -> bool:
     return active is not None and active.status.promoted_at is None and not is_served
 
 
+def served_rollout(situation: Situation) -> RolloutStatus | None:
+    """How what is served came to its users; None where nothing tells, as of the first base model."""
+    active, rollout = situation.status.active, situation.status.promotion or situation.status.rollout
+    if active is None or rollout is None or rollout.step is RolloutStep.ROLLED_BACK:
+        return None
+    return rollout if rollout.revision == active.revision else None
+
+
 def awaits_pods(situation: Situation) -> bool:
     """Whether what is served was rolled out to no pod at all: it has still to show that it comes up."""
-    rollout, active = situation.status.rollout, situation.status.active
-    return (
-        rollout is not None
-        and active is not None
-        and (rollout.step, rollout.reason) == (RolloutStep.DONE, NO_PODS)
-        and rollout.revision == active.revision
+    rollout = served_rollout(situation)
+    return rollout is not None and (rollout.step, rollout.reason) == (RolloutStep.DONE, NO_PODS)
+
+
+def is_awaited(situation: Situation) -> bool:
+    """Whether another revision has to wait for the rollout under way.
+
+    Not where it has nothing to go back to and no pod has ever come up: it would be waited for for ever.
+    """
+    status = situation.status
+    leads_nowhere = (
+        status.previous is None
+        and status.rollout is not None
+        and status.rollout.step is RolloutStep.RESTART
+        and never_served(situation)
     )
+    return situation.rollout_under_way and not leads_nowhere

@@ -18,6 +18,16 @@ def trial_of(situation: Situation) -> RolloutStatus | None:
     return rollout if rollout is not None and rollout.step in TRIALS else None
 
 
+def is_as_asked_for(situation: Situation, trial: RolloutStatus) -> bool:
+    """Whether the spec still asks for this trial: what has changed meanwhile is tried from the beginning."""
+    ref, policy = situation.status.candidate, situation.spec.rollout
+    if ref is None or trial.template != _tried_template(situation, ref):
+        return False
+    if trial.step is RolloutStep.SHADOW:
+        return policy.shadow is None or policy.shadow.percent == trial.percent  # without one, it goes on
+    return policy.canary is None or any(step.percent == trial.percent for step in policy.canary.steps)
+
+
 def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
     """The trial that the candidate is to be in now: the present one, another one, or none any more."""
     policy, now = situation.spec.rollout, trial_of(situation)
@@ -32,7 +42,7 @@ def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
 
 
 def _canary(situation: Situation, ref: RevisionRef, steps: Sequence[CanaryStep]) -> RolloutStatus | None:
-    """The step of the canary that is due. What the user changes meanwhile, is tried from the beginning."""
+    """The step of the canary that is due."""
 
     def status_of(step: CanaryStep) -> RolloutStatus:
         message = f"{ref.revision} answers {step.percent} % of the conversations."
@@ -40,9 +50,8 @@ def _canary(situation: Situation, ref: RevisionRef, steps: Sequence[CanaryStep])
 
     now = trial_of(situation)
     index = next((n for n, step in enumerate(steps) if now is not None and step.percent == now.percent), None)
-    first = status_of(steps[0])
-    if now is None or now.step is not RolloutStep.CANARY or index is None or now.template != first.template:
-        return first
+    if now is None or now.step is not RolloutStep.CANARY or index is None:
+        return status_of(steps[0])
     if not situation.timers.passed(after(now.since, steps[index].pause_seconds)):
         return now
     return status_of(steps[index + 1]) if index + 1 < len(steps) else None
@@ -51,13 +60,18 @@ def _canary(situation: Situation, ref: RevisionRef, steps: Sequence[CanaryStep])
 def _trial_status(
     situation: Situation, ref: RevisionRef, step: RolloutStep, percent: int, message: str
 ) -> RolloutStatus:
-    tried = situation.after(situation.status.model_copy(update={"active": ref}))
     return RolloutStatus(
         revision=ref.revision,
         step=step,
         percent=percent,
         since=situation.timestamp,
-        template=tried.template_hash,
+        template=_tried_template(situation, ref),
         reason=f"{step}Started",
         message=message,
     )
+
+
+def _tried_template(situation: Situation, ref: RevisionRef) -> str | None:
+    """Of the pods that would serve the candidate."""
+    tried = situation.after(situation.status.model_copy(update={"active": ref}))
+    return tried.template_hash

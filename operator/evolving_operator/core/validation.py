@@ -8,7 +8,8 @@ from evolving_operator.api.models import RolloutStatus, RolloutStep
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.job import build_validation_job, suites_digest
 from evolving_operator.core.clock import after
-from evolving_operator.core.observed import ObservedJob
+from evolving_operator.core.gate import cases_of
+from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.proof import is_measurable
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because
@@ -68,7 +69,11 @@ def score_drop(situation: Situation, rollout: RolloutStatus, job: ObservedJob) -
     revision = situation.observed.revisions.get(rollout.revision)
     if revision is None or not isinstance(job.report, ValidationReport):
         return None
-    promised = {verdict.suite: verdict.candidate for verdict in revision.status.verdicts}
+    promised = {
+        verdict.suite: verdict.candidate
+        for verdict in revision.status.verdicts
+        if verdict.suite not in _with_other_cases(situation, revision)
+    }
     limit = situation.spec.rollout.rollback.max_score_drop_bps
     for suite in job.report.suites:
         before, served = promised.get(suite.suite), suite.candidate_bps
@@ -79,6 +84,12 @@ def score_drop(situation: Situation, rollout: RolloutStatus, job: ObservedJob) -
                 f"{served / 100:.1f} % as served; maxScoreDropBps allows a drop of {limit / 100:.1f} points.",
             )
     return None
+
+
+def _with_other_cases(situation: Situation, revision: ObservedRevision) -> set[str]:
+    """Suites whose cases are others than those of the verdict: it promised nothing of them."""
+    asked = {suite.name: cases_of(suite) for suite in situation.spec.evaluation.effective_suites}
+    return {item.suite for item in revision.status.verdicts if item.cases != asked.get(item.suite)}
 
 
 def validation_outcome(situation: Situation, rollout: RolloutStatus, job: ObservedJob | None) -> Because:
@@ -100,11 +111,16 @@ def validation_outcome(situation: Situation, rollout: RolloutStatus, job: Observ
         for suite in report.suites
         if suite.candidate_bps is not None
     )
-    return Because("Validated", f"As served: {scores}.")
+    revision = situation.observed.revisions.get(rollout.revision)
+    others = _with_other_cases(situation, revision) if revision is not None else set()
+    told = f" By other cases than its verdict: {', '.join(sorted(others))}." if others else ""
+    return Because("Validated", f"As served: {scores}.{told}")
 
 
 def _dataset_version(situation: Situation, rollout: RolloutStatus) -> str | None:
-    evaluation = situation.status.evaluation
-    if evaluation is None or evaluation.revision != rollout.revision:
-        return None
-    return evaluation.dataset_version
+    """The dataset whose held-out split the verdict was about; without a verdict, what it would have been."""
+    revision, evaluation = situation.observed.revisions.get(rollout.revision), situation.status.evaluation
+    if revision is not None and revision.status.dataset_version is not None:
+        return revision.status.dataset_version
+    is_about = evaluation is not None and evaluation.revision == rollout.revision
+    return evaluation.dataset_version if evaluation is not None and is_about else None

@@ -13,6 +13,7 @@ from evolving_operator.api.models import RevisionState
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
+CRASHING = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
 CANARY = {"steps": [{"percent": 10, "pauseSeconds": 300}, {"percent": 50, "pauseSeconds": 600}]}
 
 
@@ -108,8 +109,7 @@ async def test_pods_that_crash_in_it_take_its_candidate_back(world: Simulation, 
     revision = await begin(world, spec)
     stamp = world.stamp()
 
-    waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
-    world.node.stick("support", waiting, restarts=3)
+    world.node.stick("support", CRASHING, restarts=3)
     await world.settle()
 
     assert traffic(world) == {}
@@ -121,6 +121,39 @@ async def test_pods_that_crash_in_it_take_its_candidate_back(world: Simulation, 
     assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
     assert world.condition("Promoted").reason == "RolledBack"
     assert world.events().count("CanaryAborted") == 1
+
+
+async def test_pods_that_crashed_before_are_not_its_candidates_fault(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.stick("support", CRASHING, restarts=40)
+    await world.settle()
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    assert place(world) == ("", None)
+    assert world.condition("Promoted").reason == "AwaitsPods"
+
+    world.node.roll_out("support")
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+
+
+async def test_pods_that_crash_by_the_users_own_edit_are_not_its_candidates_fault(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin(world, spec)
+    world.apply_agent(spec | {"agent": {**spec["agent"], "image": "example/agent:broken"}})
+    await world.settle()
+    world.node.stick("support", CRASHING, restarts=3)
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+    assert world.revision_status(revision).state is RevisionState.CANDIDATE
+
+    world.apply_agent(spec)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert place(world) == ("Canary", 10)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +172,10 @@ async def test_what_the_user_changes_meanwhile_is_tried_from_the_beginning(
     assert place(world) == ("Canary", 50)
 
     world.apply_agent(spec | changes)
+    await world.settle()
+    assert place(world) == ("", None)
+    assert world.condition("Promoted").reason == "AwaitsPods"
+    world.node.roll_out("support")
     await world.settle()
 
     assert place(world) == ("Canary", 10)

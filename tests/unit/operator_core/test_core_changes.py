@@ -230,8 +230,9 @@ async def complete(world: Simulation, spec: Spec) -> None:
         for job in unfinished(world):
             finish(world, spec, job)
         await world.settle()
-        world.node.roll_out("support")
-        await world.settle()
+        for _ in range(2):  # what waits for the pods follows them at once
+            world.node.roll_out("support")
+            await world.settle()
         world.pass_time(700)
     await world.settle()
 

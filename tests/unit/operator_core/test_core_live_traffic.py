@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evolving_agent.contract.served import ServedAs, ServedCount, ServedCounts
-from evolving_operator.api.models import RevisionState, RolloutStep
+from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
 from evolving_operator.core.observed import Heard
 from evolving_operator.testing.simulation import Simulation
 
@@ -181,6 +181,45 @@ async def test_a_new_candidate_does_not_end_the_watch(world: Simulation, spec: S
     assert world.status.candidate.revision == candidate
 
 
+@pytest.mark.parametrize("fate", ["on trial", "rejected", "given up"])
+async def test_a_trial_does_not_end_the_watch(world: Simulation, canary: Spec, fate: str) -> None:
+    first = await tried(world, canary)
+    world.pass_time(301)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    world.pass_time(601)
+    await world.validate(first, score=8000)
+    assert step(world) is RolloutStep.DONE
+    events = world.events().count("RolloutFinished")
+
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    assert step(world) is RolloutStep.CANARY
+    trial = candidate(world)
+    if fate == "rejected":
+        world.decide(second, "Rejected")
+        await world.settle()
+        assert step(world) is RolloutStep.DONE
+        assert world.condition("Promoted").status is ConditionStatus.TRUE
+    elif fate == "given up":
+        counts = ((trial, ServedAs.CANARY, 100, 60), (world.stamp(), ServedAs.ACTIVE, 100, 0))
+        tell(world, *counts, trial=trial)
+        await world.settle()
+        assert world.status.candidate is None
+    assert world.events().count("RolloutFinished") == events
+    assert world.requests.followed is not None
+    assert world.requests.followed.at_once
+
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 60), trial=trial)
+    await world.settle()
+
+    assert world.status.rollout is not None
+    assert (world.status.rollout.revision, step(world)) == (first, RolloutStep.ROLLED_BACK)
+    assert world.status.promotion is None
+    assert (world.status.candidate is not None) == (fate == "on trial")
+
+
 async def test_after_the_window_requests_decide_nothing(world: Simulation, spec: Spec) -> None:
     spec = copy.deepcopy(spec) | {"rollout": {"rollback": {"windowSeconds": 60}}}
     revision = await promoted(world, spec)
@@ -287,3 +326,28 @@ async def test_a_shadow_that_fails_never_reaches_a_user(world: Simulation, spec:
     assert step(world) is RolloutStep.ROLLED_BACK
     assert world.stamp() == stamp
     assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+    assert world.events().count("ShadowAborted") == 1
+
+
+async def test_a_shadow_is_what_the_spec_asks_for_and_counts_anew_after_an_edit(
+    world: Simulation, spec: Spec
+) -> None:
+    spec = copy.deepcopy(spec) | {"rollout": {"shadow": {"percent": 20, "timeoutSeconds": 3600}}}
+    await tried(world, spec)
+    world.pass_time(3590)
+    await world.settle()
+
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": PODS}})
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    world.pass_time(20)
+    await world.settle()
+    assert step(world) is RolloutStep.SHADOW
+
+    spec["rollout"]["shadow"]["percent"] = 80
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": PODS}})
+    await world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.percent == 80
+    assert "80 %" in world.condition("Promoted").message

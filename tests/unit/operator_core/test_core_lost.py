@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evolving_agent.contract.report import CurationReport, DatasetRef, Outcome
+from evolving_agent.contract.report import CurationReport, DatasetRef, Outcome, TrainingReport
 from evolving_operator.api import names
 from evolving_operator.api.models import RevisionState
 from evolving_operator.cluster.errors import Forbidden
@@ -278,3 +278,29 @@ async def test_a_result_without_a_verdict_is_none(world: Simulation, spec: Spec)
     await world.evaluate(revision, lower=2500)
 
     assert world.status.active.revision == revision
+
+
+async def test_runs_that_ended_while_nobody_looked_are_taken_in_one_after_the_other(
+    world: Simulation, spec: Spec
+) -> None:
+    """The last one had nothing to do: the model is that of the one before."""
+    await world.serve(spec)
+    await world.curate("d1")
+    world.watch_is_frozen = True
+    skipped = TrainingReport(
+        run_id="2", outcome=Outcome.SKIPPED, reason="NotEnoughNewExamples", message="3 of 50 new examples"
+    )
+    for number, report in enumerate((training_report("smollm2-ft-1"), skipped)):
+        job = f"support-finetune-{number}"
+        world.node.start_job("support", "finetune", job)
+        world.pass_time(60)
+        world.node.finish_job(job, report)
+        world.pass_time(86_400)
+    world.watch_is_frozen = False
+    world.restart()
+    await world.settle()
+
+    assert world.status.candidate is not None
+    assert world.status.candidate.model_id == "smollm2-ft-1"
+    assert world.condition("Trained").reason == "NotEnoughNewExamples"
+    assert [world.events().count(f"Training{end}") for end in ("Succeeded", "Skipped")] == [1, 1]

@@ -8,9 +8,11 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
+from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
 
 Spec = dict[str, Any]
+LOOP = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
 
 
 def active(world: Simulation) -> str:
@@ -125,6 +127,10 @@ async def test_another_base_model_passes_the_same_gate(world: Simulation, spec: 
     assert world.status.candidate is not None
     assert world.status.candidate.revision == base_of("qwen3")
     await world.evaluate(base_of("qwen3"), lower=100)
+    assert active(world) == base_of("smollm2")
+    assert world.condition("Promoted").reason == "AwaitsPods"
+    world.node.roll_out("support")
+    await world.settle()
     assert active(world) == base_of("qwen3")
 
 
@@ -505,3 +511,191 @@ async def test_an_unreachable_model_is_told_by_the_pod_that_gave_up(world: Simul
     await world.settle()
     assert world.condition("Degraded").reason == "AsExpected"
     assert "Recovered" in world.events()
+
+
+# --- decisions ---
+
+LOW = {"lower": -900, "delta": -100}
+CANARY = {"canary": {"steps": [{"percent": 10, "pauseSeconds": 3600}]}}
+
+
+async def rejected_and_held(world: Simulation, spec: Spec) -> tuple[str, str]:
+    """One revision that the gate rejected, and a candidate whose verdict is inconclusive."""
+    await world.serve(spec)
+    first = await world.train("model-a", job="support-finetune-1")
+    await world.evaluate(first, **LOW)
+    world.pass_time(60)
+    second = await world.train("model-b", job="support-finetune-2")
+    await world.evaluate(second, lower=-500, delta=300)
+    assert world.condition("Promoted").reason == "Held"
+    return first, second
+
+
+async def test_an_approval_comes_before_a_candidate_that_waits(world: Simulation, spec: Spec) -> None:
+    first, second = await rejected_and_held(world, spec)
+
+    world.decide(first, "Approved")
+    await world.settle()
+    assert active(world) == first
+
+    # and the other one has its turn after that
+    world.node.roll_out("support")
+    await world.settle()
+    world.pass_time(601)
+    await world.validate(first, score=8000)
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == second
+    assert world.jobs("evaluate") == [names.evaluate_job(second, "1")]
+
+
+async def test_what_is_approved_is_kept_until_it_can_be_served(world: Simulation, spec: Spec) -> None:
+    spec = spec | {"revisionHistoryLimit": 0}
+    await world.serve(spec)
+    first = await world.train("model-a", job="support-finetune-1")
+    await world.evaluate(first, **LOW)
+    world.pass_time(60)
+    world.watch_is_frozen = True  # both come at once
+    world.decide(first, "Approved")
+    world.node.start_job("support", "finetune", "support-finetune-2")
+    world.node.finish_job("support-finetune-2", training_report("model-b"))
+    world.watch_is_frozen = False
+    world.restart()
+    await world.settle()
+
+    assert active(world) == first
+
+
+@pytest.mark.parametrize("waiting", ["suspended", "in its canary"])
+async def test_a_newer_model_waits_for_a_candidate_that_was_approved(
+    world: Simulation, spec: Spec, waiting: str
+) -> None:
+    spec = spec | {"rollout": {"approval": "Manual"} if waiting == "suspended" else CANARY}
+    await world.serve(spec)
+    first = await world.train("model-a", job="support-finetune-1")
+    await world.evaluate(first, lower=2500)
+    if waiting == "suspended":
+        world.apply_agent(spec | {"suspend": True})
+    world.decide(first, "Approved")
+    await world.settle()
+    second = await world.train("model-b", job="support-finetune-2")
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == first
+    assert second in world.revisions()
+
+    world.apply_agent(spec)
+    await world.settle()
+    if waiting == "in its canary":
+        world.pass_time(3601)
+        await world.settle()
+    assert active(world) == first
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == second
+
+
+async def test_an_approval_promotes_once(world: Simulation, spec: Spec) -> None:
+    """A base model was approved and taken back. Named again, it has to pass the gate."""
+    other = base_of("qwen3")
+    await world.serve(spec)
+    await world.curate("d1")
+    for base in ("qwen3", "smollm2"):
+        world.apply_agent(spec | {"model": {"base": base}})
+        await world.settle()
+        if base == "qwen3":
+            world.decide(other, "Approved")
+            await world.settle()
+            world.node.stick("support", LOOP, restarts=3)
+            await world.settle()
+            assert world.revision_status(other).state is RevisionState.ROLLED_BACK
+            assert approved(world, other) == ("False", "ApprovalSpent")
+        world.node.roll_out("support")
+        await world.settle()
+
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert active(world) == base_of("smollm2")
+    assert approved(world, other) == ("False", "ApprovalSpent")
+    assert world.jobs("evaluate") == [names.evaluate_job(other, "")]
+
+    for decision in ("Auto", "Approved"):
+        world.decide(other, decision)
+        await world.settle()
+    assert active(world) == other
+
+
+async def test_a_slip_of_the_base_model_costs_no_candidate(world: Simulation, spec: Spec) -> None:
+    spec = spec | {"rollout": {"approval": "Manual"}}
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+
+    for base in ("smollm3", "smollm2"):
+        world.apply_agent(spec | {"model": {"base": base}})
+        await world.settle()
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == revision
+
+    world.decide(revision, "Approved")
+    await world.settle()
+    assert active(world) == revision
+
+
+async def test_a_rejection_that_is_taken_back_at_once_is_heard(world: Simulation, spec: Spec) -> None:
+    """Between the two writes of a rejection: the agent's status, and the revision's."""
+    await world.serve(spec)
+    revision = await world.train()
+    world.decide(revision, "Rejected")
+    world.cluster.faults.append(Fault(at=1, error=Crash()))
+    with pytest.raises(Crash):
+        await world.settle()
+    world.decide(revision, "Approved")
+    world.restart()
+    await world.settle()
+
+    assert active(world) == revision
+
+
+async def test_a_rejection_is_remembered_without_a_history(world: Simulation, spec: Spec) -> None:
+    """The next run finds nothing new to train, and names the model of before."""
+    await world.serve(spec | {"revisionHistoryLimit": 0})
+    revision = await world.train()
+    world.decide(revision, "Rejected")
+    await world.settle()
+
+    world.pass_time(86_400)
+    await world.train(job="support-finetune-2")
+
+    assert world.status.candidate is None
+    assert world.revision_status(revision).state is RevisionState.REJECTED
+
+
+async def test_what_was_trained_from_a_new_base_model_outlives_its_adoption(
+    world: Simulation, spec: Spec
+) -> None:
+    """The base model is taken up when the bake ends, and by then there is better."""
+    await world.serve(spec)
+    await world.evaluate(await world.train(), lower=2500)
+    world.node.roll_out("support")
+    await world.settle()
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+    world.node.start_job("support", "finetune", "support-finetune-2")
+    world.pass_time(60)
+    world.node.finish_job("support-finetune-2", training_report("qwen3-ft", base="qwen3"))
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    world.pass_time(3600)
+    assert world.status.active is not None
+    await world.validate(world.status.active.revision, score=8000)
+
+    assert world.status.candidate is not None
+    assert world.status.candidate.model_id == "qwen3-ft"
+    assert world.status.base == base_of("qwen3")
+
+
+def approved(world: Simulation, revision: str) -> tuple[str, str]:
+    """Status and reason of the revision's condition Approved."""
+    (found,) = (item for item in world.revision_status(revision).conditions if item.type == "Approved")
+    return str(found.status), found.reason

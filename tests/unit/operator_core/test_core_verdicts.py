@@ -49,6 +49,8 @@ async def test_where_nothing_could_be_measured_a_suite_that_is_added_is_asked(
     candidate = names.revision("support", "qwen3", "", "Base", "")
     assert evaluations(world) == [names.evaluate_job(candidate, "1")]
     await world.evaluate(candidate, lower=2000)
+    world.node.roll_out("support")
+    await world.settle()
     assert active(world) == candidate
 
 
@@ -152,3 +154,66 @@ async def test_who_beat_one_revision_has_not_beaten_another(world: Simulation, s
     await world.evaluate(second, lower=-900, delta=-100)
     assert active(world) == first
     assert world.revision_status(second).state is RevisionState.REJECTED
+
+
+@pytest.mark.parametrize("step", [RolloutStep.RESTART, RolloutStep.BAKE], ids=str)
+async def test_another_candidate_does_not_cancel_the_validation_of_what_was_promoted(
+    world: Simulation, spec: Spec, step: RolloutStep
+) -> None:
+    """By the held-out part of its own dataset, though another dataset is the candidate's."""
+    await world.serve(spec)
+    await world.curate("d1")
+    first = await world.train()
+    await world.evaluate(first, lower=2500)
+    if step is RolloutStep.BAKE:
+        world.node.roll_out("support")
+        await world.settle()
+    await world.train("model-2", job="support-finetune-2")
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.jobs(names.COMPONENT_VALIDATE) == [names.validate_job(first)]
+
+    await world.validate(first, score=100)
+
+    assert active(world) == BASE
+    assert world.status.rollout is not None
+    assert world.status.rollout.reason == "ScoreDropped"
+
+
+async def test_a_score_by_other_cases_takes_nothing_back(world: Simulation, spec: Spec) -> None:
+    """The verdict promised nothing of them."""
+    await world.serve(spec | suites())
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    world.node.roll_out("support")
+    await world.settle()
+
+    await apply(world, spec | suites(configMapRef={"name": "cases", "key": "harder.jsonl"}))
+    await world.validate(revision, score=100)
+    world.pass_time(601)
+    await world.settle()
+
+    assert active(world) == revision
+    assert world.status.rollout is not None
+    assert (world.status.rollout.step, world.status.rollout.reason) == (RolloutStep.DONE, "Validated")
+    assert "other cases" in world.status.rollout.message
+
+
+async def test_nobody_is_promoted_on_top_of_a_rollout_that_is_stuck(world: Simulation, spec: Spec) -> None:
+    """It would be taken for the candidate's fault."""
+    await world.serve(spec)
+    broken = spec | {"agent": {**spec["agent"], "image": "example/agent:broken"}}
+    await apply(world, broken)
+    world.node.stick("support", {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no"}}})
+    world.pass_time(1200)
+    world.node.exceed_deadline("support")
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    world.pass_time(1200)
+    await world.settle()
+    assert (active(world), world.condition("Promoted").reason) == (BASE, "AwaitsPods")
+
+    await apply(world, spec)
+    world.node.roll_out("support")
+    await world.settle()
+    assert active(world) == revision

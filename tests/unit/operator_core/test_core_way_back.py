@@ -114,6 +114,81 @@ async def test_a_mistyped_base_model_is_not_returned_to(world: Simulation, spec:
     assert world.condition("Degraded").status is ConditionStatus.FALSE
 
 
+async def test_a_base_model_that_is_mistyped_twice_is_mended_all_the_same(
+    world: Simulation, spec: Spec
+) -> None:
+    """The second typo is on its way with nothing to go back to: who waits for its end waits for ever."""
+    for base in ("smolm2", "smollm-2"):
+        world.apply_agent(spec | {"model": {"base": base}})
+        await world.settle()
+        await crash(world)
+        world.pass_time(3600)
+        await world.settle()
+    assert active(world) == names.revision("support", "smollm-2", "", "Base", "")
+
+    await apply(world, spec)
+    await roll_out(world)
+
+    assert active(world) == BASE
+    assert rollout_of(world).step is RolloutStep.BAKE
+
+
+async def test_a_revision_whose_pods_are_taken_away_while_it_bakes_is_validated_once_there_are_any(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    await apply(world, with_replicas(spec, 0))
+    await roll_out(world)
+    assert (rollout_of(world).step, rollout_of(world).reason) == (RolloutStep.DONE, "ScaledToZero")
+    world.pass_time(3600)
+    await world.settle()
+
+    await apply(world, with_replicas(spec, 2))
+    await roll_out(world)
+
+    assert rollout_of(world).step is RolloutStep.BAKE
+    assert world.jobs("validate") == [names.validate_job(revision)]
+    assert world.condition("Promoted").reason == "Promoted"
+
+
+async def test_what_came_to_no_pod_has_not_served_anybody(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec)
+    await apply(world, with_replicas(spec, 0))
+    await roll_out(world)
+    assert rollout_of(world).reason == "ScaledToZero"
+    assert world.revision_status(revision).promoted_at is None
+
+    await apply(world, with_replicas(spec, 2))
+    await roll_out(world)
+    assert world.revision_status(revision).promoted_at is not None
+
+
+async def test_what_came_to_no_pod_is_watched_though_a_candidate_was_tried_meanwhile(
+    world: Simulation, spec: Spec
+) -> None:
+    spec = spec | {"rollout": {"canary": {"steps": [{"percent": 10, "pauseSeconds": 300}]}}}
+    await world.serve(spec)
+    first = await world.train()
+    await world.evaluate(first, lower=2500)
+    world.pass_time(301)
+    await world.settle()
+    await apply(world, with_replicas(spec, 0))
+    await roll_out(world)
+    assert rollout_of(world).reason == "ScaledToZero"
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    assert rollout_of(world).step is RolloutStep.CANARY
+
+    world.decide(second, "Rejected")
+    await world.settle()
+    await apply(world, with_replicas(spec, 2))
+    await crash(world)
+
+    assert active(world) == BASE
+    assert world.revision_status(first).state is RevisionState.ROLLED_BACK
+
+
 async def test_a_served_base_model_whose_record_was_deleted_is_not_replaced_without_a_gate(
     world: Simulation, spec: Spec
 ) -> None:

@@ -33,6 +33,7 @@ _NOTHING = msgspec.Raw(b"")
 _LABELLED = frozenset({"Pod", "Job", "ConfigMap"})
 # Their fields are kept as they were applied, so the record of who owns which is looked at.
 _DRIFTING = frozenset({"Deployment", "ConfigMap", *(kind.kind for kind in OWNED if kind.bare)})
+_OWNED_BY = frozenset({names.REVISION_KIND, "CronJob", "Job"})  # it is read whose they are
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _OWNER_UID = re.compile(rb'k:\{\\"uid\\":\\"[^"\\]*\\"\}')
 
@@ -280,7 +281,7 @@ def _record(kind: Kind, parsed: _Parsed) -> Record:
         metadata.annotations.pop(_LAST_APPLIED, None)
     if kind.kind not in _LABELLED:
         metadata.labels = None
-    if kind.kind != names.REVISION_KIND:
+    if kind.kind not in _OWNED_BY:
         metadata.ownerReferences = None
     kept = _Kept(kind.api_version, kind.kind, metadata)
     if not kind.bare:

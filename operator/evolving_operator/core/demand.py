@@ -24,9 +24,10 @@ def act_on_demand(situation: Situation) -> Step | None:
     if why_refused(situation, run) is not None:
         return Step(noted)
     if verb in _JOBS:
-        if _is_running(situation, verb):
+        job = build_on_demand_job(situation.context, verb, run)
+        if _is_running(situation, verb) or job["metadata"]["name"] in situation.observed.left:
             return None
-        return Step(noted, before=(Create(build_on_demand_job(situation.context, verb, run)),))
+        return Step(noted, before=(Create(job),))
     current = evaluation(situation)
     if current is None:
         return Step(noted)

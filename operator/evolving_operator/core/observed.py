@@ -134,6 +134,7 @@ class ObservedJob:
     base: str | None = None  # the model that a training starts from
     run: str = ""  # the annotation that it was asked for by, if it was
     suites: str | None = None  # `names.ANNOTATION_SUITES`
+    owners: frozenset[str] = frozenset()  # UIDs of what it goes with
     deleting: bool = False
 
 
@@ -217,6 +218,7 @@ class Observed:
     deployment: ObservedDeployment | None = None
     config_map: ObservedConfigMap | None = None
     jobs: Mapping[str, ObservedJob] = field(default_factory=dict)
+    left: frozenset[str] = frozenset()  # Jobs of an agent of this name that is gone: they are about to go too
     pods: tuple[ObservedPod, ...] = ()
     debts: tuple[ObservedDebt, ...] = ()
     instructions_fault: str = ""  # why the newest instructions cannot be had: older ones are served

@@ -75,6 +75,7 @@ def read_observed(
     config_map: ObservedConfigMap | None = None
     observed_agent = read_agent(agent)
     debts: list[ObservedDebt] = []
+    own = {observed_agent.uid}  # and its CronJobs: what Jobs belong to
     for raw in owned:
         kind, name = raw["kind"], raw["metadata"]["name"]
         if (debt := read_debt(raw)) is not None:
@@ -90,11 +91,20 @@ def read_observed(
             jobs.append(raw)
             continue
         children[(kind, name)] = _read_child(raw)
+        if kind == "CronJob" and (observed_agent.uid in (owners := _owners(raw)) or not owners):
+            own.add(raw["metadata"]["uid"])
         if kind == "Deployment" and name == names.deployment(observed_agent.name):
             deployment = read_deployment(raw)
         elif kind == "ConfigMap" and name == names.config_map(observed_agent.name):
             config_map = _read_config_map(raw)
     pods.sort(key=lambda pod: (pod.created, pod.name))
+    read_jobs = [read_job(job, pods) for job in jobs]
+    # Of an agent of this name that is gone, and about to go too. What releases for such a one is nobody's.
+    left = frozenset(
+        job.name
+        for job in read_jobs
+        if job.owners and job.owners.isdisjoint(own) and job.component != names.COMPONENT_RELEASE
+    )
     return Observed(
         agent=_instructed(observed_agent, read, deployment, config_map),
         images=images,
@@ -102,7 +112,8 @@ def read_observed(
         children=children,
         deployment=deployment,
         config_map=config_map,
-        jobs={job["metadata"]["name"]: read_job(job, pods) for job in jobs},
+        jobs={job.name: job for job in read_jobs if job.name not in left},
+        left=left,
         pods=tuple(pods),
         debts=tuple(debts),
         instructions_fault=read.fault,
@@ -205,7 +216,7 @@ def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
         return None
     if not status.verdicts:  # a result that somebody wrote: it says of nothing what it is about
         status = status.updated(result=None, delta_bps=None)
-    owners = {owner["uid"] for owner in metadata.get("ownerReferences") or ()}
+    owners = _owners(raw)
     return ObservedRevision(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -292,8 +303,13 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         base=_annotations(raw).get(names.ANNOTATION_BASE),
         run=_annotations(raw).get(names.ANNOTATION_RUN, ""),
         suites=_annotations(raw).get(names.ANNOTATION_SUITES),
+        owners=_owners(raw),
         deleting="deletionTimestamp" in metadata,
     )
+
+
+def _owners(raw: Raw) -> frozenset[str]:
+    return frozenset(owner["uid"] for owner in raw["metadata"].get("ownerReferences") or ())
 
 
 def _read_child(raw: Raw) -> Child:

@@ -82,7 +82,9 @@ class FakeNode:
         self.cluster.put(raw)
 
     def start_job(self, agent: str, component: str, name: str) -> None:
-        """A Job as the CronJob controller creates it."""
+        """A Job as the CronJob controller creates it, where the CronJob is there."""
+        cron_job = self.cluster.get("CronJob", f"{agent}-{component}", self.namespace)
+        owners = [] if cron_job is None else [{"uid": cron_job["metadata"]["uid"], "controller": True}]
         self.cluster.put(
             {
                 "apiVersion": "batch/v1",
@@ -91,6 +93,7 @@ class FakeNode:
                     "name": name,
                     "namespace": self.namespace,
                     "labels": names.labels(agent, component),
+                    "ownerReferences": owners,
                 },
                 "spec": {"template": {"spec": {"containers": []}}},
             }

@@ -304,3 +304,52 @@ async def test_runs_that_ended_while_nobody_looked_are_taken_in_one_after_the_ot
     assert world.status.candidate.model_id == "smollm2-ft-1"
     assert world.condition("Trained").reason == "NotEnoughNewExamples"
     assert [world.events().count(f"Training{end}") for end in ("Succeeded", "Skipped")] == [1, 1]
+
+
+async def recreated(world: Simulation, spec: Spec, run: str = "") -> list[dict[str, Any]]:
+    """As by `kubectl replace --force`: the collector has not come yet. Returns the Jobs that are left."""
+    left = world.cluster.all("Job")
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    for raw in left:
+        world.cluster.put(raw)
+    world.pass_time(1)
+    world.apply_agent(spec)
+    if run:
+        world.annotate(run)
+    await world.settle()
+    return left
+
+
+async def test_jobs_of_an_agent_of_the_same_name_that_is_gone_are_not_taken_in(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    await world.curate("d1")
+    await world.train()
+
+    left = await recreated(world, spec)
+    for raw in left:
+        world.cluster.remove("Job", raw["metadata"]["name"])
+    await world.settle()
+
+    assert (world.status.dataset, world.status.training, world.status.candidate) == (None, None, None)
+
+
+async def test_a_run_on_demand_waits_for_the_end_of_one_of_the_agent_before(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    world.annotate("curate:1")
+    await world.settle()
+    (job,) = world.jobs("curate")
+
+    (raw,) = await recreated(world, spec, "curate:1")
+    assert world.status.last_run is None
+    world.cluster.remove("Job", job)
+    await world.settle()
+
+    assert world.status.last_run == "curate:1"
+    new = world.cluster.get("Job", job)
+    assert new is not None
+    assert new["metadata"]["uid"] != raw["metadata"]["uid"]

@@ -390,7 +390,7 @@ async def _delete_and_tidy(scene: Scene) -> None:
     """What the agent owes to its provider is paid by a Job, after its end."""
     agent = await scene.agent()
     assert agent is not None
-    job = names.release_job(NAME, agent["metadata"]["uid"])
+    job = names.release_job(NAME, agent["metadata"]["uid"], _ENDPOINT["baseURL"])
     await scene.let_end(job, ReleaseReport(**_DONE, reason="Released", models_deleted=1))
     await scene.delete()
 

@@ -129,13 +129,18 @@ def validate_job(revision: str) -> str:
     return f"{agent}-validate-{tail}"
 
 
-def provider_debt(agent: str, uid: str) -> str:
-    """The ConfigMap that outlives this very agent, until its provider has forgotten it."""
-    return f"{agent}-provider-{digest(uid)}"
+def provider_debts(agent: str, uid: str) -> str:
+    """What the names of the ConfigMaps begin with that outlive this very agent, one for each provider."""
+    return f"{agent}-provider-{digest(uid)}-"
 
 
-def release_job(agent: str, uid: str) -> str:
-    return f"{agent}-release-{digest(uid)}"
+def provider_debt(agent: str, uid: str, endpoint: str) -> str:
+    """The ConfigMap that outlives this very agent, until the provider has forgotten it."""
+    return f"{provider_debts(agent, uid)}{digest(endpoint, 4)}"  # one of few, in a name of 63
+
+
+def release_job(agent: str, uid: str, endpoint: str) -> str:
+    return f"{agent}-release-{digest([uid, endpoint])}"
 
 
 def revision(agent: str, base: str, dataset_digest: str, method: str, hyperparameters: object) -> str:

@@ -243,11 +243,12 @@ def unwanted_children(situation: Situation) -> Iterator[Delete]:
         (not limits_network(situation.context), "NetworkPolicy", names.network_policy(agent)),
         (spec.curation is None, "CronJob", names.curate_cron_job(agent)),
         (spec.training is None, "CronJob", names.finetune_cron_job(agent)),
-        (
-            spec.deletion_policy is DeletionPolicy.RETAIN,
-            "ConfigMap",
-            names.provider_debt(agent, situation.context.uid),
-        ),
+    ]
+    own_debts = names.provider_debts(agent, situation.context.uid)
+    unwanted += [
+        (spec.deletion_policy is DeletionPolicy.RETAIN, "ConfigMap", debt.name)
+        for debt in situation.observed.debts
+        if debt.name.startswith(own_debts)
     ]
     for is_unwanted, kind, name in unwanted:
         live = situation.observed.children.get((kind, name))

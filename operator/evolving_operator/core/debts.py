@@ -16,14 +16,13 @@ from evolving_operator.api import names
 from evolving_operator.core.announcements import note_of
 from evolving_operator.core.builders.base import Manifest, with_applied_hash
 from evolving_operator.core.builders.debt import DEBT_KEY, TAKEN_FROM_TEMPLATE, release_job
-from evolving_operator.core.builders.pod import literal
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.observed import ObservedDebt, ObservedJob, Refusal
 from evolving_operator.core.plan import Action, Apply, Create, Delete, ObjectRef
 from evolving_operator.core.runs import REPORT_GRACE_SECONDS
 
 _RETRY = timedelta(hours=1)
-_VARIABLES = frozenset({env.RELEASE_ENDPOINT, env.RUN_ID, env.API_KEY})  # of the Job, beside whose it is
+_VARIABLES = frozenset({env.RUN_ID, env.API_KEY})  # of the Job, beside whose it is and where it asks
 
 
 def decide_debts(
@@ -39,23 +38,28 @@ def decide_debts(
     """
     refused = {refusal.name for refusal in refusals if not refusal.is_due}
     for debt in debts:
-        job = names.release_job(debt.agent, debt.agent_uid)
-        is_living = living is not None and living == debt.agent_uid
-        is_living = is_living or debt.name == names.provider_debt(debt.agent, living or "")
-        if not is_living and not debt.deleting and refused.isdisjoint({job, debt.name}):
-            yield from _settled(debt, jobs.get(job), timers)
-
-
-def _settled(debt: ObservedDebt, job: ObservedJob | None, timers: Timers) -> Iterator[Action]:
-    if job is None:
-        if debt.retry_at is not None and not timers.passed(debt.retry_at):
-            return
+        is_living = living is not None and (
+            living == debt.agent_uid or debt.name.startswith(names.provider_debts(debt.agent, living))
+        )
+        if is_living or debt.deleting or debt.name in refused:
+            continue
         try:
             wanted = _job_of(debt)
         except ValueError as error:
-            yield from _unreadable(debt, error, timers.now)
-            return
-        yield Create(wanted)
+            if debt.retry_at is None or timers.passed(debt.retry_at):
+                yield from _unreadable(debt, error, timers.now)
+            continue
+        name = wanted["metadata"]["name"]
+        if name not in refused:
+            yield from _settled(debt, wanted, jobs.get(name), timers)
+
+
+def _settled(
+    debt: ObservedDebt, wanted: Manifest, job: ObservedJob | None, timers: Timers
+) -> Iterator[Action]:
+    if job is None:
+        if debt.retry_at is None or timers.passed(debt.retry_at):
+            yield Create(wanted)
         return
     if job.finished is None or job.deleting:
         return
@@ -97,27 +101,26 @@ def _job_of(debt: ObservedDebt) -> Manifest:
     they: so nothing is taken from it but what a release consists of, and it runs where the debt lies.
     Raises ValueError where it holds no such Job.
     """
-    if debt.name != names.provider_debt(debt.agent, debt.agent_uid):
-        raise ValueError(f"{names.ANNOTATION_AGENT_UID} is not that of the agent that it was written for")
     job = json.loads(debt.job)
     try:
         written = job["spec"]["template"]["spec"]
         [container] = written["containers"]
         image = str(container["image"])
+        [endpoint] = (item["value"] for item in container["env"] if item["name"] == env.RELEASE_ENDPOINT)
         variables = [item for item in container["env"] if item["name"] in _VARIABLES]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{DEBT_KEY} holds no Job of a release ({error!r})") from error
+    if debt.name != names.provider_debt(debt.agent, debt.agent_uid, endpoint):
+        told = f"{names.ANNOTATION_AGENT_UID} and the endpoint"
+        raise ValueError(f"{told} are not those of the agent that it was written for")
     owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": debt.name, "uid": debt.uid}
     manifest = release_job(
         debt.agent,
         debt.agent_uid,
         debt.namespace,
+        endpoint,
         image=image,
-        variables=[
-            literal(env.AGENT_NAME, debt.agent),
-            literal(env.AGENT_UID, debt.agent_uid),
-            *variables,
-        ],
+        variables=variables,
         added={field: written[field] for field in TAKEN_FROM_TEMPLATE if field in written},
     )
     return with_applied_hash(manifest | {"metadata": manifest["metadata"] | {"ownerReferences": [owner]}})

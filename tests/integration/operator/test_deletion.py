@@ -14,6 +14,7 @@ from support.operator_process import Place, StartOperator
 
 pytestmark = pytest.mark.cluster
 
+PROVIDER = "https://provider/v1"
 AGENT: dict[str, Any] = {
     "apiVersion": names.API_VERSION,
     "kind": names.AGENT_KIND,
@@ -22,7 +23,7 @@ AGENT: dict[str, Any] = {
         "model": {
             "base": "gpt",
             "endpoint": {
-                "baseURL": "https://provider/v1",
+                "baseURL": PROVIDER,
                 "apiKeySecretRef": {"name": "openai", "key": "apiKey"},
             },
         },
@@ -79,10 +80,10 @@ def test_a_deletion_while_no_operator_runs_is_made_good(
 
     place.kubectl("delete", "evolvingagent/support", "--timeout=20s")
     eventually(lambda: owned(place, "deployments,services,cronjobs") == {}, 60, "all else is gone")
-    assert debts(place) == [names.provider_debt("support", uid)]
+    assert debts(place) == [names.provider_debt("support", uid, PROVIDER)]
 
     operator = start_operator()
-    job = names.release_job("support", uid)
+    job = names.release_job("support", uid, PROVIDER)
     report = ReleaseReport(
         run_id=job, outcome=Outcome.SUCCEEDED, reason="Released", message="1 models deleted", models_deleted=1
     )

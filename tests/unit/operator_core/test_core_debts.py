@@ -15,11 +15,12 @@ from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
+PROVIDER = "https://provider/v1"
 
 
 @pytest.fixture
 def spec() -> Spec:
-    endpoint = {"baseURL": "https://provider/v1", "apiKeySecretRef": {"name": "openai", "key": "apiKey"}}
+    endpoint = {"baseURL": PROVIDER, "apiKeySecretRef": {"name": "openai", "key": "apiKey"}}
     return {
         "model": {"base": "gpt", "endpoint": endpoint},
         "agent": {"instructions": "You route requests."},
@@ -49,7 +50,7 @@ def debts(world: Simulation) -> list[str]:
 async def test_a_deleted_agents_provider_is_made_to_forget_it(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     gone = uid(world)
-    assert debts(world) == [names.provider_debt("support", gone)]
+    assert debts(world) == [names.provider_debt("support", gone, PROVIDER)]
 
     # no finalizer: the agent is gone at once, while no operator looks
     world.watch_is_frozen = True
@@ -58,7 +59,7 @@ async def test_a_deleted_agents_provider_is_made_to_forget_it(world: Simulation,
     world.restart()
     await world.settle()
 
-    job = names.release_job("support", gone)
+    job = names.release_job("support", gone, PROVIDER)
     assert world.jobs(names.COMPONENT_RELEASE) == [job]
     raw = world.cluster.get("Job", job)
     assert raw is not None
@@ -82,7 +83,7 @@ async def test_a_deleted_agents_provider_is_made_to_forget_it(world: Simulation,
 
 async def test_what_failed_is_told_and_tried_again_later(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
-    job = names.release_job("support", uid(world))
+    job = names.release_job("support", uid(world), PROVIDER)
     world.cluster.remove(names.AGENT_KIND, "support")
     await world.settle()
     first = world.cluster.get("Job", job)
@@ -120,11 +121,11 @@ async def test_an_agent_of_the_same_name_does_not_inherit_it(world: Simulation, 
     await world.serve(spec)
     new = uid(world)
 
-    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone)]
-    world.node.finish_job(names.release_job("support", gone), report(Outcome.SUCCEEDED, "Released"))
+    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone, PROVIDER)]
+    world.node.finish_job(names.release_job("support", gone, PROVIDER), report(Outcome.SUCCEEDED, "Released"))
     await world.settle()
 
-    assert debts(world) == [names.provider_debt("support", new)]
+    assert debts(world) == [names.provider_debt("support", new, PROVIDER)]
     assert world.jobs(names.COMPONENT_RELEASE) == []
 
 
@@ -212,7 +213,7 @@ async def test_an_agent_of_another_installation_is_asked_for_now_and_then(
     world.watch_is_frozen = False
     world.pass_time(30)
     await world.settle()
-    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone)]
+    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone, PROVIDER)]
 
 
 async def test_an_earlier_agents_debt_is_paid_though_the_new_one_makes_no_sense(
@@ -226,7 +227,7 @@ async def test_an_earlier_agents_debt_is_paid_though_the_new_one_makes_no_sense(
     await world.settle()
 
     assert world.condition("Degraded").reason == "InvalidSpec"
-    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone)]
+    assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone, PROVIDER)]
 
 
 # --- what people and other programs do to a debt ---
@@ -260,7 +261,7 @@ async def test_a_debt_that_says_where_and_as_whom_is_not_believed(world: Simulat
 
     [made] = world.cluster.all("Job")
     assert made["metadata"]["namespace"] == "default"
-    assert made["metadata"]["name"] == names.release_job("support", gone)
+    assert made["metadata"]["name"] == names.release_job("support", gone, PROVIDER)
     pod = made["spec"]["template"]["spec"]
     assert not {"serviceAccountName", "hostNetwork", "volumes"} & set(pod)
     assert pod["automountServiceAccountToken"] is False
@@ -315,3 +316,32 @@ async def test_an_agent_that_lives_never_pays(world: Simulation, spec: Spec, sai
     await world.settle()
 
     assert world.jobs(names.COMPONENT_RELEASE) == []
+
+
+async def test_each_provider_that_trained_for_it_is_made_to_forget_it(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    gone, other = uid(world), "https://other/v1"
+    model = spec["model"] | {"endpoint": spec["model"]["endpoint"] | {"baseURL": other}}
+    world.apply_agent(spec | {"model": model})
+    await world.settle()
+    both = {names.provider_debt("support", gone, endpoint) for endpoint in (PROVIDER, other)}
+    assert set(debts(world)) == both
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    jobs = {names.release_job("support", gone, endpoint) for endpoint in (PROVIDER, other)}
+    assert set(world.jobs(names.COMPONENT_RELEASE)) == jobs
+    for job in jobs:
+        world.node.finish_job(job, report(Outcome.SUCCEEDED, "Released"))
+    await world.settle()
+    assert debts(world) == []
+
+
+async def test_to_retain_takes_all_debts_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    model = spec["model"] | {"endpoint": spec["model"]["endpoint"] | {"baseURL": "https://other/v1"}}
+    for changes in ({"model": model}, {"deletionPolicy": "Retain"}):
+        world.apply_agent(spec | changes)
+        await world.settle()
+
+    assert debts(world) == []

@@ -51,7 +51,7 @@ def build_provider_debt(context: BuildContext) -> Manifest:
             "kind": "ConfigMap",
             "metadata": object_metadata(
                 context,
-                names.provider_debt(context.name, context.uid),
+                names.provider_debt(context.name, context.uid, endpoint.base_url),
                 names.COMPONENT_RELEASE,
                 annotations={names.ANNOTATION_AGENT_UID: context.uid},
                 owned=False,
@@ -66,29 +66,37 @@ def _release_job(context: BuildContext, endpoint: Endpoint) -> Manifest:
         context.name,
         context.uid,
         context.namespace,
+        endpoint.base_url,
         image=context.agent_image,
-        variables=[
-            literal(env.AGENT_NAME, context.name),
-            literal(env.AGENT_UID, context.uid),
-            literal(env.RELEASE_ENDPOINT, endpoint.base_url),
-            run_id(),
-            *endpoint_key(env.API_KEY, endpoint),
-        ],
+        variables=[run_id(), *endpoint_key(env.API_KEY, endpoint)],
         added=merged_into_nothing(context.spec.agent.pod_template, TAKEN_FROM_TEMPLATE),
     )
 
 
 def release_job(
-    agent: str, uid: str, namespace: str, *, image: str, variables: list[Manifest], added: Manifest
+    agent: str,
+    uid: str,
+    namespace: str,
+    endpoint: str,
+    *,
+    image: str,
+    variables: list[Manifest],
+    added: Manifest,
 ) -> Manifest:
-    """The Job that makes a provider forget the agent. `added`: of TAKEN_FROM_TEMPLATE, to its pod's spec."""
+    """The Job that makes a provider forget the agent. `variables`: the run's ID, and the provider's key;
+    `added`: of TAKEN_FROM_TEMPLATE, to its pod's spec."""
     labels = names.labels(agent, names.COMPONENT_RELEASE)
     container = {
         "name": names.CONTAINER_JOB,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "args": [names.COMPONENT_RELEASE],
-        "env": variables,
+        "env": [
+            literal(env.AGENT_NAME, agent),
+            literal(env.AGENT_UID, uid),
+            literal(env.RELEASE_ENDPOINT, endpoint),
+            *variables,
+        ],
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
         **confined(),
     }
@@ -103,7 +111,11 @@ def release_job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": names.release_job(agent, uid), "namespace": namespace, "labels": labels},
+        "metadata": {
+            "name": names.release_job(agent, uid, endpoint),
+            "namespace": namespace,
+            "labels": labels,
+        },
         "spec": {
             "backoffLimit": _BACKOFF_LIMIT,
             "activeDeadlineSeconds": _DEADLINE_SECONDS,

@@ -49,6 +49,15 @@ CONTAINER_JOB: Final = "job"
 # A Service is a DNS label, a CronJob leaves 11 characters for its Jobs, and a Job name must leave room
 # for "-evaluate-" and eight digits: with 40, every derived name fits.
 MAX_AGENT_NAME: Final = 40
+# The conditions that are the operator's, by kind; those of other types are left to whoever writes them.
+CONDITIONS: Final = {
+    AGENT_KIND: frozenset(
+        {"Ready", "Progressing", "Degraded", "DatasetReady", "Trained", "Evaluated", "Promoted"}
+        | {"Stalled", "Reconciling"}
+    ),
+    REVISION_KIND: frozenset({"Evaluated", "Approved", "Active"}),
+}
+
 _MAX_RUN: Final = 253
 _KEPT_OF_RUN: Final = 100
 

@@ -30,7 +30,8 @@ class Gateway(Protocol):
         ...
 
     async def apply_status(self, manifest: Manifest) -> Raw:
-        """Server-side apply of the status. Conflict where `metadata.resourceVersion` is outdated."""
+        """Afterwards the status is this one, and conditions of others. Conflict where
+        `metadata.resourceVersion` is outdated."""
         ...
 
     async def create(self, manifest: Manifest) -> Raw:

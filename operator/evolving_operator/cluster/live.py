@@ -37,6 +37,7 @@ RequestObserver = Callable[[str, str, float], None]
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
+_JSON_PATCH = "application/json-patch+json"
 _METADATA = f"{_JSON};g=meta.k8s.io;v=v1;as=PartialObjectMetadata"
 _SECONDS = 30.0  # for one request
 _ONE_REQUEST = aiohttp.ClientTimeout(_SECONDS, sock_connect=CONNECT_SECONDS)
@@ -114,7 +115,22 @@ class LiveGateway:
         )
 
     async def apply_status(self, manifest: Manifest) -> Raw:
-        return await self._patch("apply_status", manifest, "status")
+        stored = await self._patch("apply_status", manifest, "status")
+        wanted = _with_conditions_of_others(manifest, stored)
+        if stored.get("status") == wanted:
+            return stored
+        # What others wrote into it, and is to be absent, an apply leaves there: a person's patch, a backup.
+        kind, metadata = kind_of(manifest["apiVersion"], manifest["kind"]), stored["metadata"]
+        path = kind.path(metadata["namespace"], metadata["name"], "status")
+        version = {"op": "add", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
+        return await self._request(
+            "overwrite_status",
+            "PATCH",
+            path,
+            query={"fieldManager": names.FIELD_MANAGER},
+            body=[version, {"op": "add", "path": "/status", "value": wanted}],
+            content_type=_JSON_PATCH,
+        )
 
     async def create(self, manifest: Manifest) -> Raw:
         kind, metadata = kind_of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
@@ -214,7 +230,7 @@ class LiveGateway:
         path: str,
         *,
         query: dict[str, str] | None = None,
-        body: Raw | None = None,
+        body: Raw | list[Raw] | None = None,
         content_type: str = _JSON,
     ) -> Raw:
         what = f"{method} {path}"
@@ -234,7 +250,7 @@ class LiveGateway:
         path: str,
         *,
         query: dict[str, str] | None = None,
-        body: Raw | None = None,
+        body: Raw | list[Raw] | None = None,
         content_type: str = _JSON,
         accept: str = _JSON,
         limits: aiohttp.ClientTimeout = _ONE_REQUEST,
@@ -266,6 +282,16 @@ class LiveGateway:
         finally:
             if verb is not None:
                 self._observe(verb, code, time.monotonic() - started)
+
+
+def _with_conditions_of_others(manifest: Manifest, stored: Raw) -> Raw:
+    """The status as it is to be, in the order in which the API server has the conditions."""
+    own: frozenset[str] = names.CONDITIONS[manifest["kind"]]
+    status: Raw = manifest["status"]
+    ours = {item["type"]: item for item in status.get("conditions", ())}
+    there = (stored.get("status") or {}).get("conditions", ())
+    kept = [ours.get(item["type"], item) for item in there if item["type"] in ours or item["type"] not in own]
+    return {**status, "conditions": kept} if kept else status
 
 
 def _selection(kind: Kind) -> dict[str, str]:

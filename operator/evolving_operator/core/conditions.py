@@ -36,7 +36,7 @@ def merged(
 ) -> tuple[Condition, ...]:
     """The conditions in the order of `findings`; the transition time stays while the status does.
 
-    Conditions of other types are left out: they are other writers', and server-side apply keeps them.
+    Conditions of other types are not among them: they are other writers'.
     """
     known = {condition.type: condition for condition in before}
     return tuple(

@@ -195,11 +195,19 @@ def read_agent(raw: Raw) -> ObservedAgent:
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         generation=metadata.get("generation", 1),
-        status=EvolvingAgentStatus.model_validate(raw.get("status") or {}),
+        status=EvolvingAgentStatus.model_validate(own_status(raw)),
         spec=spec,
         run=names.bounded_run(_annotations(raw).get(names.ANNOTATION_RUN)),
         deleting="deletionTimestamp" in metadata,
     )
+
+
+def own_status(raw: Raw) -> Raw:
+    """The status without the conditions of others."""
+    status: Raw = raw.get("status") or {}
+    conditions = status.get("conditions") or ()
+    own = [item for item in conditions if item["type"] in names.CONDITIONS[raw["kind"]]]
+    return status if len(own) == len(conditions) else {**status, "conditions": own}
 
 
 def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
@@ -209,7 +217,7 @@ def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
         return None
     try:
         spec = AgentRevisionSpec.model_validate(raw.get("spec", {}))
-        status = AgentRevisionStatus.model_validate(raw.get("status") or {})
+        status = AgentRevisionStatus.model_validate(own_status(raw))
     except ValidationError:
         return None  # the CRD's schema lets no such object in: it is from another version of it
     if spec.agent_ref.name != agent:

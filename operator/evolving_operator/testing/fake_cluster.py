@@ -100,8 +100,12 @@ class FakeCluster:
             raise Conflict(f"{manifest['kind']} {wanted['name']}: another object of that name")
         if wanted.get("resourceVersion") not in (None, known["metadata"]["resourceVersion"]):
             raise Conflict(f"{manifest['kind']} {wanted['name']}: the object has been modified")
-        if known.get("status") != manifest["status"]:
-            known["status"] = copy.deepcopy(manifest["status"])
+        status = copy.deepcopy(manifest["status"])
+        there, own = known.get("status", {}).get("conditions", ()), names.CONDITIONS[manifest["kind"]]
+        if others := [item for item in there if item["type"] not in own]:
+            status["conditions"] = [*status.get("conditions", ()), *others]
+        if known.get("status") != status:
+            known["status"] = status
             self._touch(known)
         return self._written("apply_status", known)
 

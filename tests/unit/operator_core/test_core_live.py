@@ -397,3 +397,22 @@ async def test_a_watch_that_is_refused_is_an_error(gateway: LiveGateway, script:
 
     with pytest.raises(NotFound, match="too old"):
         await anext(gateway.lines(JOBS, None, "1", seconds=300, silent=5))
+
+
+async def test_what_others_wrote_into_a_status_is_taken_out_and_their_conditions_stay(
+    gateway: LiveGateway, script: Script
+) -> None:
+    ready, foreign = {"type": "Ready", "status": "True"}, {"type": "Foo", "status": "True"}
+    manifest = AGENT | {"status": {"lastRun": "a", "conditions": [ready]}}
+    stored = {
+        "metadata": {"name": "a", "namespace": "default", "resourceVersion": "7"},
+        "status": {"lastRun": "a", "candidate": {}, "conditions": [{"type": "Stalled"}, foreign, ready]},
+    }
+    for answer in (stored, {"metadata": {"resourceVersion": "8"}}):
+        script.say(answer)
+
+    assert (await gateway.apply_status(manifest))["metadata"]["resourceVersion"] == "8"
+    assert script.requests[1].headers["Content-Type"] == "application/json-patch+json"
+    version, status = json.loads(script.bodies[1])
+    assert (version["path"], version["value"]) == ("/metadata/resourceVersion", "7")
+    assert (status["path"], status["value"]) == ("/status", {"lastRun": "a", "conditions": [foreign, ready]})

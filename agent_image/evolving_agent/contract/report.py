@@ -12,6 +12,10 @@ from evolving_agent.contract.learning import DatasetFormat
 
 MAX_REPORT_BYTES = 4096  # kubelet truncates what is longer
 MAX_MESSAGE_CHARS = 1024
+MAX_COUNT = 2**31 - 1
+
+
+BasisPoints = Annotated[int, Field(ge=-(2**31), le=MAX_COUNT)]  # a bound may lie below -100 %
 
 
 class Outcome(StrEnum):
@@ -21,10 +25,10 @@ class Outcome(StrEnum):
 
 
 class DatasetRef(Document):
-    version: str
-    digest: str
-    examples: int
-    holdout: int = 0
+    version: str = Field(min_length=1, max_length=253)
+    digest: str = Field(max_length=128)
+    examples: int = Field(ge=0, le=MAX_COUNT)
+    holdout: int = Field(default=0, ge=0, le=MAX_COUNT)
     format: DatasetFormat = DatasetFormat.SUPERVISED
 
 
@@ -45,10 +49,10 @@ class CurationReport(_Report):
 
 class TrainingReport(_Report):
     kind: Literal["Training"] = "Training"
-    base: str = ""
-    model_id: str | None = Field(default=None, alias="modelID")
-    backend: str = ""
-    job_id: str | None = Field(default=None, alias="jobID")
+    base: str = Field(default="", max_length=256)
+    model_id: str | None = Field(default=None, alias="modelID", max_length=256)
+    backend: str = Field(default="", max_length=64)
+    job_id: str | None = Field(default=None, alias="jobID", max_length=256)
     dataset: DatasetRef | None = None
     hyperparameters_digest: str = ""
     trained_tokens: int | None = None
@@ -62,12 +66,12 @@ class SuiteResult(Document):
     `error` names what kept the suite from being measured.
     """
 
-    suite: str
-    samples: int = 0
-    baseline_bps: int | None = None
-    candidate_bps: int | None = None
-    delta_bps: int | None = None
-    lower_bps: int | None = None
+    suite: str = Field(max_length=63)
+    samples: int = Field(default=0, ge=0, le=MAX_COUNT)
+    baseline_bps: BasisPoints | None = None
+    candidate_bps: BasisPoints | None = None
+    delta_bps: BasisPoints | None = None
+    lower_bps: BasisPoints | None = None
     error_reason: str | None = None
     error: str | None = Field(default=None, max_length=400)
 
@@ -107,6 +111,7 @@ Report = Annotated[
     Field(discriminator="kind"),
 ]
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
+_KINDS = frozenset({"Curation", "Training", "Evaluation", "Validation", "Release", "Serve"})
 
 
 def parse_report(message: str) -> Report | None:
@@ -115,6 +120,17 @@ def parse_report(message: str) -> Report | None:
         return _REPORT.validate_json(message)
     except ValidationError:
         return None
+
+
+def report_fault(message: str) -> str | None:
+    """What is wrong with a termination message that is meant as a report: the field, and why. Else None."""
+    try:
+        _REPORT.validate_json(message)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        kind, *path = (str(part) for part in first["loc"]) if first["loc"] else ("",)
+        return f"{'.'.join(path)}: {first['msg']}" if kind in _KINDS and path else None
+    return None
 
 
 def encode_report(report: Report) -> bytes:

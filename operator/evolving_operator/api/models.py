@@ -516,8 +516,8 @@ class EvaluationStatus(Document):
     """Which evaluation of the candidate counts. A repeated one has a new attempt, hence a new Job."""
 
     revision: str = Field(description="The candidate.")
-    attempt: int = Field(default=0, description="0 for the first evaluation.")
-    errors: int = Field(default=0, description="Attempts in a row that measured nothing.")
+    attempt: int = Field(default=0, ge=0, description="0 for the first evaluation.")
+    errors: int = Field(default=0, ge=0, description="Attempts in a row that measured nothing.")
     dataset_version: str | None = Field(default=None, description="Whose held-out split is the suite.")
     retry_at: Timestamp | None = Field(default=None, description="Not started again before this time.")
     decided_generation: int | None = Field(

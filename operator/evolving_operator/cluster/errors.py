@@ -19,6 +19,8 @@ class AlreadyExists(ClusterError):
 class NotFound(ClusterError):
     """There is no such object, or no such kind."""
 
+    reason = "NotServed"  # of a write that makes an object: its kind, or its namespace, is not there
+
 
 class Refused(ClusterError):
     """The server understood and said no, and will say no again until somebody changes something."""

@@ -103,7 +103,8 @@ class Informer:
                     self._version = ""
                 backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 20))
                 backoff *= self._chance.uniform(0.5, 1)
-                level = logging.DEBUG if is_too_old else logging.WARNING
+                # A version that is too old is forgotten, and nobody need know; a list knows of no version.
+                level = logging.DEBUG if is_too_old and seen else logging.WARNING
                 what = {"kind": self._kind.kind, "error": str(error), "retry_in": round(backoff, 2)}
                 logger.log(level, "watch broken", extra=what)
                 await asyncio.sleep(backoff)

@@ -10,14 +10,29 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
 
 
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
 def parse_time(text: str) -> datetime:
-    """The aware datetime of an RFC 3339 text, with or without fractions. Raises ValueError."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    """The aware datetime of an RFC 3339 text, with or without fractions.
+
+    Whoever writes to a status or an annotation can write what is no time there, or none that Python knows,
+    as of the year 0: that was long ago.
+    """
+    try:
+        moment = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
+    except ValueError:
+        return _LONG_AGO
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def after(text: str, seconds: float) -> datetime:
     """The moment `seconds` after an RFC 3339 time."""
-    return parse_time(text) + timedelta(seconds=seconds)
+    try:
+        return parse_time(text) + timedelta(seconds=seconds)
+    except OverflowError:
+        return _NEVER
 
 
 class Timers:

@@ -36,31 +36,31 @@ def decide_debts(
 
     Whose a debt is says its name as well, which nobody can edit: the one that exists never pays.
     """
-    refused = {refusal.name for refusal in refusals if not refusal.is_due}
+    refused = {refusal.name: refusal for refusal in refusals}
     for debt in debts:
         is_living = living is not None and (
             living == debt.agent_uid or debt.name.startswith(names.provider_debts(debt.agent, living))
         )
-        if is_living or debt.deleting or debt.name in refused:
+        is_untouchable = debt.name in refused and not refused[debt.name].is_due
+        if is_living or debt.deleting or is_untouchable:
             continue
+        is_waiting = debt.retry_at is not None and not timers.passed(debt.retry_at)
         try:
             wanted = _job_of(debt)
         except ValueError as error:
-            if debt.retry_at is None or timers.passed(debt.retry_at):
+            if not is_waiting:
                 yield from _unreadable(debt, error, timers.now)
             continue
         name = wanted["metadata"]["name"]
-        if name not in refused:
-            yield from _settled(debt, wanted, jobs.get(name), timers)
-
-
-def _settled(
-    debt: ObservedDebt, wanted: Manifest, job: ObservedJob | None, timers: Timers
-) -> Iterator[Action]:
-    if job is None:
-        if debt.retry_at is None or timers.passed(debt.retry_at):
+        if name in jobs:
+            yield from _settled(debt, jobs[name], timers)
+        elif name in refused and not is_waiting:
+            yield from _put_off(debt, refused[name].message, timers.now)
+        elif not is_waiting:
             yield Create(wanted)
-        return
+
+
+def _settled(debt: ObservedDebt, job: ObservedJob, timers: Timers) -> Iterator[Action]:
     if job.finished is None or job.deleting:
         return
     if job.succeeded:
@@ -128,12 +128,20 @@ def _job_of(debt: ObservedDebt) -> Manifest:
 
 def _unreadable(debt: ObservedDebt, error: ValueError, now: datetime) -> Iterator[Action]:
     """Somebody has changed what was written down: it waits as long as a release that failed."""
-    note = (
-        f"What the deleted agent {debt.agent} owes its provider cannot be read: {error}. It is tried again "
-        f"in an hour; `kubectl delete configmap {debt.name}` gives it up."
-    )
     yield Apply(_postponed(debt, now + _RETRY))
-    yield _told(debt, "ReleaseFailed", note, now, rfc3339(now), warning=True)
+    said = f"What the deleted agent {debt.agent} owes its provider cannot be read: {error}."
+    yield _told(debt, "ReleaseFailed", f"{said} {_later(debt)}", now, rfc3339(now), warning=True)
+
+
+def _put_off(debt: ObservedDebt, refusal: str, now: datetime) -> Iterator[Action]:
+    """The API server takes no Job: a quota, a policy."""
+    yield Apply(_postponed(debt, now + _RETRY))
+    said = f"The deleted agent {debt.agent} still has jobs, models or files at its provider: {refusal}."
+    yield _told(debt, "ReleaseFailed", f"{said} {_later(debt)}", now, rfc3339(now), warning=True)
+
+
+def _later(debt: ObservedDebt) -> str:
+    return f"It is tried again in an hour; `kubectl delete configmap {debt.name}` gives it up."
 
 
 def _event(debt: ObservedDebt, job: ObservedJob, now: datetime) -> Create:
@@ -144,10 +152,8 @@ def _event(debt: ObservedDebt, job: ObservedJob, now: datetime) -> Create:
     reason, note = "Released", f"The provider has forgotten the deleted agent {debt.agent}. {said}"
     if not job.succeeded:
         reason = "ReleaseFailed"
-        note = (
-            f"The deleted agent {debt.agent} still has jobs, models or files at its provider. {said}. It is "
-            f"tried again in an hour; `kubectl delete configmap {debt.name}` gives it up."
-        )
+        note = f"The deleted agent {debt.agent} still has jobs, models or files at its provider. {said}. "
+        note += _later(debt)
     return _told(debt, reason, note, now, job.uid, warning=not job.succeeded)
 
 

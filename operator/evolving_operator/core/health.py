@@ -15,6 +15,7 @@ from evolving_operator.core.observed import InvalidField, ObservedDeployment, Ob
 from evolving_operator.core.pod_problems import is_told, told_by_pods
 from evolving_operator.core.rollout import why_stuck
 from evolving_operator.core.schedule import schedule_fault
+from evolving_operator.core.serving import pods_refused
 from evolving_operator.core.situation import Situation
 
 _NO_IMAGE = frozenset(
@@ -266,6 +267,11 @@ def _crashing_pods(situation: Situation) -> Iterator[ObservedPod]:
             yield pod
 
 
+def _pods_refused(situation: Situation) -> Finding | None:
+    refused = pods_refused(situation)
+    return None if refused is None else true("PodsRefused", f"No new serving pod can be created: {refused}")
+
+
 def _unschedulable(situation: Situation) -> Finding | None:
     for pod in situation.serving_pods:
         if pod.trouble is None or pod.trouble.reason != "Unschedulable":
@@ -297,6 +303,7 @@ _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _gave_up,
     _image,
     _crashing,
+    _pods_refused,
     _unschedulable,
     _stuck_rollout,
     told_by_pods,

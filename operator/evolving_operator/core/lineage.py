@@ -46,20 +46,21 @@ def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:
     """The revisions' statuses that differ from what follows from the agent's."""
     for revision in situation.observed.revisions.values():
         wanted = _status_of(situation, revision)
-        if wanted is not None and wanted != revision.status:
-            yield WriteStatus(
-                {
-                    "apiVersion": names.API_VERSION,
-                    "kind": names.REVISION_KIND,
-                    "metadata": {
-                        "name": revision.name,
-                        "namespace": situation.context.namespace,
-                        "uid": revision.uid,
-                        "resourceVersion": revision.resource_version,
-                    },
-                    "status": wanted.to_wire(),
-                }
-            )
+        if wanted is None or wanted == revision.status:
+            continue
+        manifest = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.REVISION_KIND,
+            "metadata": {
+                "name": revision.name,
+                "namespace": situation.context.namespace,
+                "uid": revision.uid,
+                "resourceVersion": revision.resource_version,
+            },
+            "status": wanted.to_wire(),
+        }
+        if not is_refused(situation, manifest):
+            yield WriteStatus(manifest)
 
 
 def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisionStatus | None:

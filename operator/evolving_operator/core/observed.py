@@ -101,6 +101,7 @@ class ObservedDeployment:
     ready: int = 0
     available: int = 0
     deadline_exceeded: str | None = None  # the controller's message
+    pods_refused: str | None = None  # why no pod can be created: a quota, a policy, a webhook
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class ObservedJob:
     reason: str = ""  # why it failed, by the Job controller
     message: str = ""
     report: Report | None = None
+    report_fault: str = ""  # what is wrong with what was meant as a report
     candidate_hash: str | None = None
     incumbent_hash: str | None = None
     config_hash: str | None = None  # what a validation asks pods for
@@ -166,6 +168,7 @@ class ObservedPod:
     restarts: int = 0
     trouble: Trouble | None = None
     report: Report | None = None
+    report_fault: str = ""  # what is wrong with what was meant as a report
     ended: datetime | None = None  # when the container that left the report ended
     address: str = ""  # its IP
     heard: Heard = Heard()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from evolving_operator.api.models import (
     Approval,
     ConditionStatus,
@@ -26,6 +28,8 @@ from evolving_operator.core.proof import (
 )
 from evolving_operator.core.situation import Situation
 
+_POD_GRACE = timedelta(seconds=60)
+
 
 def dataset_ready(situation: Situation) -> Finding:
     dataset, run = situation.status.dataset, situation.status.curation
@@ -34,7 +38,7 @@ def dataset_ready(situation: Situation) -> Finding:
     if (
         run is not None
         and run.state is RunState.RUNNING
-        and (blocked := _blocked(situation, run)) is not None
+        and (blocked := _blocked(situation, run.job)) is not None
     ):
         return blocked
     if dataset is not None:
@@ -64,7 +68,7 @@ def trained(situation: Situation) -> Finding:
         return true("TrainingSucceeded", run.message or f"Job {run.job} trained a model.")
     if run.state is RunState.SKIPPED:
         return true(run.reason, run.message) if was_trained else false(run.reason, run.message)
-    blocked = _blocked(situation, run)
+    blocked = _blocked(situation, run.job)
     if blocked is not None:
         return blocked
     message = f"Job {run.job} is training."
@@ -79,6 +83,8 @@ def evaluated(situation: Situation) -> Finding:
     if recorded_verdict(situation) is not None and candidate.status.result is not None:
         return _verdict(candidate)
     job = evaluation_job_of(situation)
+    if job is not None and job.finished is None and (blocked := _blocked(situation, job.name)) is not None:
+        return unknown(blocked.reason, blocked.message)
     if job is not None:
         return unknown("Evaluating", f"Job {job.name} compares {candidate.name} with what is served.")
     if is_approved(situation, candidate):
@@ -172,10 +178,14 @@ def _last_verdict(situation: Situation) -> Finding:
     return unknown(f"Verdict{verdict.result}", message)
 
 
-def _blocked(situation: Situation, run: RunStatus) -> Finding | None:
-    """Why the pod of a run that is under way cannot start."""
-    for pod in situation.observed.pods:
-        if pod.job != run.job or pod.trouble is None:
+def _blocked(situation: Situation, name: str) -> Finding | None:
+    """Why the pod of a Job that is under way cannot start."""
+    job, pods = situation.observed.jobs.get(name), [pod for pod in situation.observed.pods if pod.job == name]
+    if job is not None and not pods and situation.timers.passed(job.created + _POD_GRACE):
+        told = f"Job {name} has no pod: `kubectl describe job {name}` tells what keeps it from being created."
+        return false("PodMissing", told)
+    for pod in pods:
+        if pod.trouble is None:
             continue
         if pod.trouble.reason == "CreateContainerConfigError":
             return false(*secret_words(situation, pod.trouble.message))

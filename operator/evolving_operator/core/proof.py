@@ -29,6 +29,7 @@ from evolving_operator.core.step import Step
 
 _RETRY_SECONDS = 30
 _MAX_RETRY_SECONDS = 3600
+_MOST_DOUBLINGS = 7
 
 
 def first_evaluation(situation: Situation, revision: str, dataset_version: str | None) -> EvaluationStatus:
@@ -168,7 +169,7 @@ def _after_an_error(situation: Situation, current: EvaluationStatus) -> Evaluati
     revision = recorded_verdict(situation)
     if revision is None or revision.status.result is not VerdictResult.ERROR:
         return None
-    delay = min(_RETRY_SECONDS * 2**current.errors, _MAX_RETRY_SECONDS)
+    delay = min(_RETRY_SECONDS * 2 ** min(current.errors, _MOST_DOUBLINGS), _MAX_RETRY_SECONDS)
     retry_at = rfc3339(after(situation.timestamp, delay))
     return next_attempt(current).model_copy(update={"errors": current.errors + 1, "retry_at": retry_at})
 

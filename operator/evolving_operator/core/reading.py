@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from evolving_agent.contract import env
 from evolving_agent.contract.config import CONFIG_KEY
 from evolving_agent.contract.refs import ConfigMapKeyRef
-from evolving_agent.contract.report import Report, parse_report
+from evolving_agent.contract.report import Report, parse_report, report_fault
 from evolving_operator.api import names
 from evolving_operator.api.models import (
     AgentRevisionSpec,
@@ -174,7 +174,7 @@ def read_debt(raw: Raw) -> ObservedDebt | None:
         agent=labels.get(names.LABEL_AGENT, ""),
         agent_uid=_annotations(raw).get(names.ANNOTATION_AGENT_UID, ""),
         job=(raw.get("data") or {}).get(DEBT_KEY, ""),
-        retry_at=_time_by_anybody(_annotations(raw).get(names.ANNOTATION_RETRY_AT)),
+        retry_at=_time(_annotations(raw).get(names.ANNOTATION_RETRY_AT)),
         deleting="deletionTimestamp" in metadata,
     )
 
@@ -241,6 +241,7 @@ def read_deployment(raw: Raw) -> ObservedDeployment:
     spec, status = raw["spec"], raw.get("status") or {}
     progressing = _condition(status, "Progressing")
     exceeded = progressing.get("reason") == "ProgressDeadlineExceeded"
+    failure = _condition(status, "ReplicaFailure")
     return ObservedDeployment(
         stamp=_annotations(spec["template"]).get(names.ANNOTATION_CONFIG_HASH),
         applied_hash=_annotations(raw).get(names.ANNOTATION_APPLIED_HASH),
@@ -253,6 +254,7 @@ def read_deployment(raw: Raw) -> ObservedDeployment:
         ready=status.get("readyReplicas", 0),
         available=status.get("availableReplicas", 0),
         deadline_exceeded=progressing.get("message", "") if exceeded else None,
+        pods_refused=failure.get("message", "") if failure.get("status") == "True" else None,
     )
 
 
@@ -261,6 +263,7 @@ def read_pod(raw: Raw) -> ObservedPod:
     labels = metadata.get("labels") or {}
     container = _own_container(status)
     report, ended = _report(container)
+    fault = "" if report is not None else _report_fault(container)
     return ObservedPod(
         name=metadata["name"],
         component=labels.get(names.LABEL_COMPONENT, ""),
@@ -272,6 +275,7 @@ def read_pod(raw: Raw) -> ObservedPod:
         restarts=container.get("restartCount", 0),
         trouble=_trouble(status, container),
         report=report,
+        report_fault=fault,
         ended=ended,
         address=status.get("podIP", ""),
     )
@@ -285,7 +289,8 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
     succeeded = complete.get("status") == "True"
     end = complete if succeeded else failed
     finished = end.get("status") == "True"
-    reports = [pod for pod in pods if pod.job == name and pod.report is not None]
+    own = [pod for pod in pods if pod.job == name]
+    reports = [pod for pod in own if pod.report is not None]
     reports.sort(key=lambda pod: pod.ended or pod.created)
     template = raw.get("spec", {}).get("template", {}).get("spec", {})
     variables = {
@@ -305,6 +310,7 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         reason="" if succeeded else failed.get("reason", ""),
         message="" if succeeded else failed.get("message", ""),
         report=reports[-1].report if reports else None,
+        report_fault="" if reports else next((pod.report_fault for pod in own if pod.report_fault), ""),
         candidate_hash=variables.get(env.CANDIDATE_HASH),
         incumbent_hash=variables.get(env.INCUMBENT_HASH),
         config_hash=variables.get(env.CONFIG_HASH),
@@ -367,6 +373,12 @@ def _report(container: Raw) -> tuple[Report | None, datetime | None]:
     return None, None
 
 
+def _report_fault(container: Raw) -> str:
+    terminated = (container.get("state") or {}).get("terminated") or {}
+    message = terminated.get("message")
+    return (report_fault(message) if message else None) or ""
+
+
 def _trouble(status: Raw, container: Raw) -> Trouble | None:
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason = waiting.get("reason", "")
@@ -384,12 +396,3 @@ def _trouble(status: Raw, container: Raw) -> Trouble | None:
 
 def _time(text: str | None) -> datetime | None:
     return parse_time(text) if text else None
-
-
-def _time_by_anybody(text: str | None) -> datetime | None:
-    """Of a field that people can write to as well: what is no time is as good as none."""
-    try:
-        moment = _time(text)
-    except ValueError:
-        return None
-    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)

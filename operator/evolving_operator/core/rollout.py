@@ -17,7 +17,14 @@ from evolving_operator.core.clock import after, parse_time
 from evolving_operator.core.live_traffic import in_words, why_failing
 from evolving_operator.core.moves import at_step, moved, ref_of, roll_back
 from evolving_operator.core.runs import has_ended
-from evolving_operator.core.serving import NO_PODS, awaits_pods, crash_loop, first_trouble, served_rollout
+from evolving_operator.core.serving import (
+    NO_PODS,
+    awaits_pods,
+    crash_loop,
+    first_trouble,
+    pods_refused,
+    served_rollout,
+)
 from evolving_operator.core.situation import Situation, applied_hash
 from evolving_operator.core.step import Because, Step
 from evolving_operator.core.validation import (
@@ -30,6 +37,7 @@ from evolving_operator.core.validation import (
 )
 
 _CLOCKS_DIFFER = timedelta(seconds=60)
+_PODS_REFUSED = "PodsRefused"
 _NOBODY_SERVES = Because(NO_PODS, "There are no serving pods: they are watched once there are any.")
 
 
@@ -70,7 +78,15 @@ def advance_restart(situation: Situation) -> Step | None:
     if rollout.template != situation.template_hash:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
         return at_step(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
-    stuck = _taken_back(situation) or why_failing(situation) or why_stuck(situation, rollout)
+    refused = pods_refused(situation)
+    # It waits for as long as there can be no pods, and has all its time once there can.
+    if refused is not None and rollout.reason != _PODS_REFUSED:
+        return at_step(situation, RolloutStep.RESTART, Because(_PODS_REFUSED, refused))
+    if refused is None and rollout.reason == _PODS_REFUSED:
+        return at_step(situation, RolloutStep.RESTART, Because("PodsAccepted", "Pods can be created again."))
+    stuck = _taken_back(situation) or why_failing(situation)
+    if stuck is None and refused is None:
+        stuck = why_stuck(situation, rollout)
     return None if stuck is None or situation.held else roll_back(situation, stuck)
 
 

@@ -33,7 +33,7 @@ def has_ended(situation: Situation, job: ObservedJob) -> bool:
     """Whether the Job is over and can be judged: its report is there, or has had the time to come."""
     if job.finished is None:
         return False
-    if job.report is not None:
+    if job.report is not None or job.report_fault:
         return True
     return situation.timers.passed(after(rfc3339(job.finished), REPORT_GRACE_SECONDS))
 
@@ -58,6 +58,9 @@ def ending(job: ObservedJob, report: Report | None) -> Ending:
     """Of a finished Job. `report` is the one of the kind that such a Job leaves, if it left one."""
     if report is not None:
         return Ending(_STATES[report.outcome], report.reason, report.message)
+    if job.report_fault:
+        told = f"Job {job.name} left a report that is none: {job.report_fault}"
+        return Ending(RunState.FAILED, "ReportInvalid", told)
     if job.succeeded:
         return Ending(
             RunState.FAILED,

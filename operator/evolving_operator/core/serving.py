@@ -22,8 +22,15 @@ def crash_loop(situation: Situation) -> Because | None:
 
 
 def first_trouble(situation: Situation) -> Trouble | None:
-    """What keeps a pod from serving; one of what is to be served first."""
-    return next((pod.trouble for pod in situation.serving_pods if pod.trouble is not None), None)
+    """What keeps a pod of what is to be served from serving."""
+    own = (pod for pod in situation.serving_pods if pod.stamp == situation.active_hash)
+    return next((pod.trouble for pod in own if pod.trouble is not None), None)
+
+
+def pods_refused(situation: Situation) -> str | None:
+    """Why the API server takes no new pod, in its words: neither a revision's fault nor mended by another."""
+    deployment = situation.observed.deployment
+    return None if deployment is None or deployment.stale else deployment.pods_refused
 
 
 def never_served(situation: Situation) -> bool:

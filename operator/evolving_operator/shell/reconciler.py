@@ -318,7 +318,7 @@ class Reconciler:
             if kind != "Event":
                 self._note_taken(key, manifest)
             return True
-        except Refused as error:
+        except (Refused, NotFound) as error:
             fields = f" ({', '.join(error.fields)})" if isinstance(error, Invalid) and error.fields else ""
             logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
             if kind == "Event":
@@ -413,6 +413,13 @@ class Reconciler:
         except NotFound:
             self._cache.forget(kind, metadata["namespace"], name, metadata.get("uid"))
             raise
+        except Refused as error:
+            if kind == names.AGENT_KIND:
+                raise  # there is no other place to tell it
+            logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
+            self._note_refused_write(key, manifest, error.reason, str(error))
+            return
+        self._take_back_refusal(key, (kind, name))
         self._cache.put(_typed(stored, manifest["apiVersion"], kind))
         if kind == names.AGENT_KIND:
             after = EvolvingAgentStatus.model_validate(manifest["status"])

@@ -70,15 +70,21 @@ class FakeNode:
 
     def exceed_deadline(self, agent: str) -> None:
         """The Deployment controller gives the rolling restart up."""
+        message = "ReplicaSet has timed out progressing."
+        self._tell(agent, "Progressing", "False", "ProgressDeadlineExceeded", message)
+
+    def refuse_pods(self, agent: str, message: str | None) -> None:
+        """The API server takes no pod of the Deployment; None: it does again."""
+        self._tell(agent, "Progressing", "True", "ReplicaSetUpdated", "")
+        failing = "False" if message is None else "True"
+        self._tell(agent, "ReplicaFailure", failing, "FailedCreate", message or "")
+
+    def _tell(self, agent: str, kind: str, status: str, reason: str, message: str) -> None:
+        """A condition of the Deployment, as its controller sees it now."""
         raw = self.deployment(agent)
-        raw["status"]["conditions"] = [
-            {
-                "type": "Progressing",
-                "status": "False",
-                "reason": "ProgressDeadlineExceeded",
-                "message": "ReplicaSet has timed out progressing.",
-            }
-        ]
+        told = {"type": kind, "status": status, "reason": reason, "message": message}
+        others = [item for item in raw["status"].get("conditions", ()) if item["type"] != kind]
+        raw["status"] |= {"conditions": [*others, told], "observedGeneration": raw["metadata"]["generation"]}
         self.cluster.put(raw)
 
     def start_job(self, agent: str, component: str, name: str) -> None:

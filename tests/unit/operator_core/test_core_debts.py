@@ -10,6 +10,7 @@ import pytest
 from evolving_agent.contract import env
 from evolving_agent.contract.report import Outcome, ReleaseReport
 from evolving_operator.api import names
+from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.testing.simulation import Simulation
@@ -345,3 +346,31 @@ async def test_to_retain_takes_all_debts_back(world: Simulation, spec: Spec) -> 
         await world.settle()
 
     assert debts(world) == []
+
+
+async def test_a_release_that_is_refused_is_told_and_tried_again_in_an_hour(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    create, asked = world.cluster.create, []
+
+    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == "Job":
+            asked.append(manifest["metadata"]["name"])
+            raise Forbidden("exceeded quota: jobs")
+        return await create(manifest)
+
+    world.cluster.create = refusing  # type: ignore[method-assign]
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    for _ in range(20):
+        world.pass_time(60)
+        await world.settle()
+    assert len(asked) == 1
+    (told,) = (raw["note"] for raw in world.cluster.all("Event") if raw["reason"] == "ReleaseFailed")
+    assert "exceeded quota: jobs" in told
+
+    world.cluster.create = create  # type: ignore[method-assign]
+    world.pass_time(3600)
+    await world.settle()
+    assert len(world.jobs(names.COMPONENT_RELEASE)) == 1

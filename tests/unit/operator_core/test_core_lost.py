@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -353,3 +354,34 @@ async def test_a_run_on_demand_waits_for_the_end_of_one_of_the_agent_before(
     new = world.cluster.get("Job", job)
     assert new is not None
     assert new["metadata"]["uid"] != raw["metadata"]["uid"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"modelID": "m" * 300}, "modelID"),
+        ({"dataset": {"version": "d1", "digest": "d" * 200, "examples": 1}}, "dataset.digest"),
+        ({"dataset": {"version": "d1", "digest": "d", "examples": 10**20}}, "dataset.examples"),
+    ],
+)
+async def test_a_report_that_is_none_is_told_by_its_field(
+    world: Simulation, spec: Spec, fields: dict[str, Any], field: str
+) -> None:
+    """A trainer of the user's own may say anything. What else there is to do is done."""
+    await world.serve(spec)
+    world.node.start_job("support", "finetune", "support-finetune-1")
+    await world.settle()
+    world.node.finish_job("support-finetune-1", training_report(MODEL))
+    pod = world.cluster.get("Pod", "support-finetune-1-pod")
+    assert pod is not None
+    (state,) = (item["state"] for item in pod["status"]["containerStatuses"])
+    said = json.loads(state["terminated"]["message"]) | fields
+    state["terminated"]["message"] = json.dumps(said)
+    world.cluster.put(pod)
+    await world.settle()
+
+    told = world.condition("Trained")
+    assert told.reason == "TrainingFailed"
+    assert f"ReportInvalid: Job support-finetune-1 left a report that is none: {field}: " in told.message
+    assert unfinished(world, names.COMPONENT_FINETUNE) == []
+    assert world.status.candidate is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from evolving_operator.api import names
-from evolving_operator.api.models import ConditionStatus
-from evolving_operator.cluster.errors import Forbidden, Invalid
+from evolving_operator.api.models import ConditionStatus, RolloutStep
+from evolving_operator.cluster.errors import Forbidden, Invalid, NotFound
 from evolving_operator.core.plan import ObjectRef
 from evolving_operator.testing.fake_cluster import Fault
 from evolving_operator.testing.simulation import Simulation
@@ -110,3 +110,91 @@ async def test_what_could_not_be_deleted_and_is_wanted_again_is_no_fault(
 
     assert world.condition("Degraded").status is ConditionStatus.FALSE
     assert world.cluster.get("CronJob", names.curate_cron_job("support")) is not None
+
+
+async def test_a_revisions_status_that_is_refused_is_told_and_holds_nothing_else_up(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    world.apply_agent(spec | {"model": {"base": "qwen3"}, "agent": {**spec["agent"], "replicas": 5}})
+    refused = Forbidden("cannot patch agentrevisions/status")
+    apply_status, asked = world.cluster.apply_status, []
+
+    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == names.REVISION_KIND:
+            asked.append(manifest)
+            raise refused
+        return await apply_status(manifest)
+
+    world.cluster.apply_status = refusing  # type: ignore[method-assign]
+    await world.settle()
+    assert len(asked) == 1
+    assert world.node.deployment("support")["spec"]["replicas"] == 5
+    assert world.condition("Degraded").reason == "Forbidden"
+
+    world.cluster.apply_status = apply_status  # type: ignore[method-assign]
+    world.pass_time(11)
+    await world.settle()
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+
+async def test_a_kind_that_is_served_no_more_is_told(world: Simulation, spec: Spec) -> None:
+    """Its CRD was deleted, and comes back later."""
+    create = world.cluster.create
+
+    async def gone(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == names.REVISION_KIND:
+            raise NotFound("POST /apis: the server could not find the requested resource")
+        return await create(manifest)
+
+    world.cluster.create = gone  # type: ignore[method-assign]
+    world.apply_agent(spec)
+    await world.settle()
+    told = world.condition("Degraded")
+    assert (told.reason, names.REVISION_KIND in told.message) == ("NotServed", True)
+
+    world.cluster.create = create  # type: ignore[method-assign]
+    world.pass_time(11)
+    await world.settle()
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+
+async def test_pods_that_cannot_be_created_are_told_and_are_not_the_revisions_fault(
+    world: Simulation, spec: Spec
+) -> None:
+    """A quota leaves no room for the pod that comes before one goes."""
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    world.node.refuse_pods("support", "exceeded quota: pods")
+    world.pass_time(10)
+    world.node.exceed_deadline("support")
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+    assert world.condition("Degraded").reason == "PodsRefused"
+    assert "exceeded quota: pods" in world.condition("Degraded").message
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+
+    # when there is room again, it has all its time
+    world.node.refuse_pods("support", None)
+    await world.settle()
+    world.pass_time(590)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.BAKE
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+
+async def test_a_job_without_a_pod_is_told(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", "finetune", "support-finetune-1")
+    await world.settle()
+    world.pass_time(61)
+    await world.settle()
+
+    told = world.condition("Trained")
+    assert (told.reason, "kubectl describe job support-finetune-1" in told.message) == ("PodMissing", True)

@@ -9,7 +9,7 @@ right of whoever changes owners.
   verbs: [get, list, watch]
 - apiGroups: [evolvingagents.io]
   resources: [agentrevisions]
-  verbs: [list, watch, create, delete]
+  verbs: [list, watch, create, delete, patch] # patch: one without an owner becomes the agent's own
 - apiGroups: [evolvingagents.io]
   resources: [evolvingagents/status, agentrevisions/status]
   verbs: [patch]

@@ -36,7 +36,7 @@ from evolving_operator.core.conditions import Finding, merged
 from evolving_operator.core.debts import decide_debts
 from evolving_operator.core.demand import act_on_demand, why_refused
 from evolving_operator.core.intake import take_in_curation, take_in_training, take_up_trained
-from evolving_operator.core.lineage import collected, missing_base, revision_statuses
+from evolving_operator.core.lineage import adopted_revisions, collected, missing_base, revision_statuses
 from evolving_operator.core.live_traffic import counting
 from evolving_operator.core.observed import InvalidField, Observed, ObservedAgent
 from evolving_operator.core.plan import Action, Apply, Create, Plan, WriteStatus
@@ -108,6 +108,7 @@ def _actions(situation: Situation) -> Iterator[Action]:
             # What is to be told of the step goes into the write that commits it.
             yield from _commit(situation, before)
             return
+    yield from adopted_revisions(situation)
     children = tuple(wanted_children(situation))
     drift = drift_of(situation, children)
     for apply in needed_applies(situation, children, drift):

@@ -18,12 +18,13 @@ from evolving_operator.api.models import (
 )
 from evolving_operator.core.adoption import base_revision_manifest
 from evolving_operator.core.approval import is_asked_back, is_spent, is_spent_here
+from evolving_operator.core.builders.base import owner_reference
 from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.children import is_refused
 from evolving_operator.core.conditions import Finding, false, merged, true, unknown
 from evolving_operator.core.gate import weakest
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
-from evolving_operator.core.plan import Create, Delete, ObjectRef, WriteStatus
+from evolving_operator.core.plan import Apply, Create, Delete, ObjectRef, WriteStatus
 from evolving_operator.core.proof import evaluation, job_name, recorded_verdict, verdict_to_record
 from evolving_operator.core.runs import why_superseded
 from evolving_operator.core.serving import NO_PODS
@@ -40,6 +41,20 @@ def missing_base(situation: Situation) -> Iterator[Create]:
         base = base_revision_manifest(situation)
         if not is_refused(situation, base):
             yield Create(base)
+
+
+def adopted_revisions(situation: Situation) -> Iterator[Apply]:
+    """Revisions without an owner go with this agent from now on: they are its own by their agentRef."""
+    for revision in situation.observed.revisions.values():
+        metadata = {
+            "name": revision.name,
+            "namespace": situation.context.namespace,
+            "uid": revision.uid,
+            "ownerReferences": [owner_reference(situation.context)],
+        }
+        owned = {"apiVersion": names.API_VERSION, "kind": names.REVISION_KIND, "metadata": metadata}
+        if revision.is_orphan and not is_refused(situation, owned):
+            yield Apply(owned)
 
 
 def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:

@@ -64,6 +64,7 @@ class ObservedRevision:
     spec: AgentRevisionSpec
     status: AgentRevisionStatus
     is_left: bool = False  # by an agent of the same name that is gone: it is about to go as well
+    is_orphan: bool = False  # it would go with no agent
 
 
 class Child(NamedTuple):  # a dozen are made at each look, in a third of a dataclass's time

@@ -233,7 +233,8 @@ def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
         created=_time(metadata.get("creationTimestamp")) or _EPOCH,
         spec=spec,
         status=status,
-        is_left=bool(owners) and uid not in owners,  # one from a backup may have no owner
+        is_left=bool(owners) and uid not in owners,
+        is_orphan=not owners,  # from a backup, or its agent was deleted by `--cascade=orphan`
     )
 
 

@@ -190,6 +190,14 @@ def test_an_agent_comes_and_changes_with_no_request_refused(
                 eventually(partial(is_approved, base), 30, f"a revision of {base}")
                 eventually(partial(is_served, base), 30, f"{base} is served")
             eventually(lambda: len(children("arev")) == 2, 30, "a revision above the history limit goes")
+            orphan = f"arev/{names.revision('support', 'm3', '', 'Base', '')}"
+            nobodys = json.dumps({"metadata": {"ownerReferences": None}})
+            api.kubectl("patch", "-n", namespace, orphan, "--type=merge", "-p", nobodys)
+            eventually(
+                lambda: api.get("-n", namespace, orphan)["metadata"].get("ownerReferences"),
+                30,
+                "a revision that belongs to nobody is taken on",
+            )
             owing = json.dumps({"spec": SPEC | {"model": {"base": "m3"}}})
             api.kubectl("patch", "-n", namespace, "eva/support", "--type=merge", "-p", owing)
             eventually(lambda: len(children("configmap")) == 2, 30, "what is owed is written down")

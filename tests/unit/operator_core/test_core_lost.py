@@ -385,3 +385,28 @@ async def test_a_report_that_is_none_is_told_by_its_field(
     assert f"ReportInvalid: Job support-finetune-1 left a report that is none: {field}: " in told.message
     assert unfinished(world, names.COMPONENT_FINETUNE) == []
     assert world.status.candidate is None
+
+
+async def test_revisions_that_an_agent_has_left_without_an_owner_go_with_the_next_one(
+    world: Simulation, spec: Spec
+) -> None:
+    """As by `kubectl delete --cascade=orphan`, or from a backup."""
+    await world.serve(spec)
+    revision = await world.promote()
+    orphans = [world.cluster.get(names.REVISION_KIND, name) for name in world.revisions()]
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    for raw in orphans:
+        assert raw is not None
+        raw["metadata"]["ownerReferences"] = []
+        world.cluster.put(raw)
+
+    world.apply_agent(spec)
+    await world.settle()
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+    assert world.cluster.get(names.REVISION_KIND, revision)["spec"]["modelID"] == MODEL  # type: ignore[index]
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    assert world.revisions() == []

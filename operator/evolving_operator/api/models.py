@@ -507,9 +507,6 @@ class TrainingStatus(RunStatus):
     revision: str | None = Field(
         default=None, description="Revision of the model that was trained last: kept, whatever became of it."
     )
-    waits: bool = Field(
-        default=False, description="Whether that revision waits to be the candidate, once there is none."
-    )
 
 
 class EvaluationStatus(Document):
@@ -520,11 +517,6 @@ class EvaluationStatus(Document):
     errors: int = Field(default=0, ge=0, description="Attempts in a row that measured nothing.")
     dataset_version: str | None = Field(default=None, description="Whose held-out split is the suite.")
     retry_at: Timestamp | None = Field(default=None, description="Not started again before this time.")
-    decided_generation: int | None = Field(
-        default=None,
-        description="Generation of the candidate's spec that was acted upon before it was ruled out: its "
-        "approval is spent.",
-    )
 
 
 class VerdictResult(StrEnum):
@@ -551,8 +543,8 @@ class SuiteVerdict(SuiteNumbers):
     """One suite's part of a verdict."""
 
     suite: str = Field(max_length=63, description="Name of the suite.")
-    cases: str = Field(
-        default="", description="ConfigMap and key of its cases; the dataset's held-out part if absent."
+    cases: str | None = Field(
+        default=None, description="ConfigMap and key of its cases; empty for the dataset's held-out part."
     )
     reason: str = Field(description="Why, in CamelCase, for programs.")
     message: str = Field(default="", description="Why, in words, for people.")
@@ -590,6 +582,11 @@ class RolloutStatus(Document):
     )
     reason: str = Field(default="", description="Why it is in this step, in CamelCase.")
     message: str = Field(default="", description="Why it is in this step, in words.")
+    decided_generation: int | None = Field(
+        default=None,
+        description="Generation of the candidate's spec when its trial was given up: an approval until then "
+        "counts no more.",
+    )
 
 
 class EvolvingAgentStatus(Document):
@@ -606,7 +603,7 @@ class EvolvingAgentStatus(Document):
     rollout: RolloutStatus | None = Field(default=None, description="The latest rollout of a revision.")
     promotion: RolloutStatus | None = Field(
         default=None,
-        description="How the rollout of what is served ended, while rollout tells of a candidate.",
+        description="How what is served came to its users, while rollout tells of a candidate.",
     )
     dataset: DatasetStatus | None = Field(default=None, description="The newest dataset.")
     curation: RunStatus | None = Field(default=None, description="The latest curation run.")
@@ -678,6 +675,7 @@ class RevisionState(StrEnum):
     ACTIVE = "Active"
     PREVIOUS = "Previous"
     CANDIDATE = "Candidate"
+    WAITING = "Waiting"
     REJECTED = "Rejected"
     ROLLED_BACK = "RolledBack"
     RETIRED = "Retired"
@@ -685,7 +683,9 @@ class RevisionState(StrEnum):
 
 class AgentRevisionStatus(Document):
     state: RevisionState | None = Field(
-        default=None, description="Active, Previous, Candidate, Rejected, RolledBack or Retired."
+        default=None,
+        description="Active, Previous, Candidate, Waiting (to be the candidate), Rejected, RolledBack or "
+        "Retired.",
     )
     result: VerdictResult | None = Field(default=None, description="The verdict over all suites.")
     delta_bps: int | None = Field(default=None, description="Gain over the incumbent, of the weakest suite.")
@@ -712,8 +712,7 @@ class AgentRevisionStatus(Document):
     rollback_reason: str | None = Field(default=None, description="Why it was taken back.")
     decided_generation: int | None = Field(
         default=None,
-        description="Generation of the spec whose decision has been acted upon: once it is ruled out, only a "
-        "newer approval counts.",
+        description="Generation of the spec whose decision was acted upon: only a newer approval counts.",
     )
     conditions: tuple[Condition, ...] = Field(
         default=(),

@@ -35,9 +35,6 @@ def adopt_base(situation: Situation) -> Step | None:
         return Step(adopted.model_copy(update={"active": ref}), before, is_plain=True)
     if is_awaited(situation):
         return None
-    candidate = situation.revision(status.candidate)
-    if candidate is not None and candidate.spec.base == situation.spec.model.base:
-        return Step(adopted, before)  # trained from it meanwhile
     changed = adopted.model_copy(update=without_candidate(status))
     active = situation.revision(status.active)
     if active is None or active.spec.base != situation.spec.model.base:

@@ -21,6 +21,7 @@ from evolving_operator.api.models import (
 from evolving_operator.core.conditions import condition
 from evolving_operator.core.observed import Child, ObservedAgent
 from evolving_operator.core.plan import Create, Manifest
+from evolving_operator.core.situation import TRIALS
 
 _MAX_NOTE = 1000  # bytes: the API server takes 1024
 _MAX_FIELDS = 5
@@ -127,7 +128,7 @@ def _candidate(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Itera
     if new is not None and (old is None or old.revision != new.revision):
         yield Announcement(
             "CandidateFound",
-            f"{new.revision} ({new.model_id}) is the candidate now; it is to be evaluated.",
+            f"{new.revision} ({new.model_id}) is the candidate now.",
             "Nominate",
             (new.revision, _training_key(after)),
         )
@@ -177,7 +178,7 @@ def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterato
 
 
 def _is_trial_of(revision: str, rollout: RolloutStatus) -> bool:
-    return rollout.revision == revision and rollout.step in (RolloutStep.SHADOW, RolloutStep.CANARY)
+    return rollout.revision == revision and rollout.step in TRIALS
 
 
 def _place(rollout: RolloutStatus) -> tuple[str, str, int | None]:

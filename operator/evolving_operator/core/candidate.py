@@ -8,11 +8,12 @@ from evolving_operator.api.models import (
     Approval,
     Decision,
     RevisionRef,
+    RevisionState,
     RolloutStatus,
     RolloutStep,
     VerdictResult,
 )
-from evolving_operator.core.approval import is_approved, is_asked_back
+from evolving_operator.core.approval import is_approved
 from evolving_operator.core.live_traffic import why_trial_fails
 from evolving_operator.core.moves import moved, nominated, with_rollout_of_candidate, without_trial
 from evolving_operator.core.observed import ObservedRevision
@@ -24,7 +25,7 @@ from evolving_operator.core.proof import (
 from evolving_operator.core.serving import crash_loop, is_awaited, never_served
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because, Step
-from evolving_operator.core.trial import is_as_asked_for, next_trial, trial_of
+from evolving_operator.core.trial import is_as_asked_for, next_trial
 
 
 def advance_candidate(situation: Situation) -> Step | None:
@@ -42,35 +43,34 @@ def advance_candidate(situation: Situation) -> Step | None:
     if is_awaited(situation) or situation.pinned or situation.spec.suspend:
         return None
     because = why_promotable(situation, revision)
-    if because is None or awaits_settled_pods(situation, revision):
+    if because is None:
         return None
-    trial = next_trial(situation, ref)
+    trial = None if never_served(situation) else next_trial(situation, ref)
+    if (trial is not None and trial == status.rollout) or awaits_settled_pods(situation, revision):
+        return None
     if trial is None:
         return _promoted(situation, ref, revision, because)
-    if trial == status.rollout:
-        return None
     return Step(status.model_copy(update=with_rollout_of_candidate(situation, trial)))
 
 
 def awaits_settled_pods(situation: Situation, revision: ObservedRevision) -> bool:
-    """Whether a candidate that may be promoted waits until all pods run what is wanted.
+    """Whether a candidate that may come further waits until all pods run what is wanted.
 
     What is broken already would be taken for its fault. Nobody waits for a model that never served; nor does
     a person's word, which may be the cure, unless there is a trial to begin.
     """
-    if situation.settled or trial_of(situation) is not None:
+    if situation.settled or never_served(situation):
         return False
     is_tried = situation.spec.rollout.shadow is not None or situation.spec.rollout.canary is not None
-    return not never_served(situation) and (is_tried or not is_approved(situation, revision))
+    return is_tried or not is_approved(revision)
 
 
 def awaits_person(situation: Situation) -> bool:
-    """Whether the candidate has been measured, or may not be promoted, and nothing goes on by itself."""
+    """Whether all is known of the candidate that there is to know, and nothing goes on by itself."""
     revision = candidate_revision(situation)
-    is_measured = recorded_verdict(situation) is not None
-    return revision is not None and (
-        situation.pinned or (is_measured and why_promotable(situation, revision) is None)
-    )
+    if revision is None or (recorded_verdict(situation) is None and not is_approved(revision)):
+        return False
+    return situation.pinned or why_promotable(situation, revision) is None
 
 
 def end_trial(situation: Situation) -> Step | None:
@@ -78,25 +78,24 @@ def end_trial(situation: Situation) -> Step | None:
 
     Later it begins anew.
     """
-    status, rollout = situation.status, trial_of(situation)
-    if rollout is None:
+    trial, revision = situation.trial, candidate_revision(situation)
+    if trial is None:
         return None
-    revision = candidate_revision(situation)
-    is_on = revision is not None and revision.name == rollout.revision
-    is_on = is_on and not situation.pinned and not situation.spec.suspend
-    is_on = is_on and is_as_asked_for(situation, rollout)
-    if is_on and revision is not None and why_promotable(situation, revision) is not None:
-        failing = crash_loop(situation) if rollout.step is RolloutStep.CANARY else None
-        failing = failing or why_trial_fails(situation)
-        return None if failing is None else _abort(situation, rollout, failing)
-    return Step(status.model_copy(update=without_trial(status)))
+    may_go_on = revision is not None and revision.name == trial.revision
+    may_go_on = may_go_on and not situation.pinned and not situation.spec.suspend
+    may_go_on = may_go_on and is_as_asked_for(situation, trial)
+    if revision is None or not may_go_on or why_promotable(situation, revision) is None:
+        return Step(situation.status.model_copy(update=without_trial(situation.status)))
+    failing = crash_loop(situation) if trial.step is RolloutStep.CANARY else None
+    failing = failing or why_trial_fails(situation)
+    return None if failing is None else _abort(situation, trial, revision, failing)
 
 
 def why_rejected(situation: Situation, revision: ObservedRevision) -> Because | None:
     """Why the candidate is given up."""
     if revision.spec.decision is Decision.REJECTED:
         return Because("Rejected", f"{revision.name} was rejected by a person.")
-    if is_approved(situation, revision) or recorded_verdict(situation) is None:
+    if is_approved(revision) or recorded_verdict(situation) is None:
         return None
     result = revision.status.result
     gives_up = situation.spec.evaluation.on_inconclusive is OnInconclusive.REJECT
@@ -107,7 +106,7 @@ def why_rejected(situation: Situation, revision: ObservedRevision) -> Because | 
 
 def why_promotable(situation: Situation, revision: ObservedRevision) -> Because | None:
     """What entitles the candidate to be promoted: the gate, a person, or an incumbent that never served."""
-    if is_approved(situation, revision):
+    if is_approved(revision):
         return Because("Approved", f"{revision.name} was approved by a person.")
     if situation.spec.rollout.approval is Approval.MANUAL:
         return None
@@ -121,22 +120,32 @@ def why_promotable(situation: Situation, revision: ObservedRevision) -> Because 
     return None
 
 
-def reconsider(situation: Situation) -> Step | None:
-    """A person approved what had been ruled out or replaced: it comes before what was learned since."""
-    candidate = candidate_revision(situation)
-    if is_awaited(situation) or (candidate is not None and is_approved(situation, candidate)):
-        return None
-    for revision in situation.observed.revisions.values():
-        is_meant = is_asked_back(revision) and revision.spec.base == situation.spec.model.base
-        if is_meant and revision is not candidate:
-            return Step(nominated(situation, revision))
-    return None
+def nominate(situation: Situation) -> Step | None:
+    """The next candidate: what a person has approved, before all else; then what waits, the newest first."""
+    candidate, active = candidate_revision(situation), situation.status.active
+    options = [
+        revision
+        for revision in situation.observed.revisions.values()
+        if revision is not candidate
+        and revision.spec.base == situation.spec.model.base
+        and not revision.is_left
+        and (active is None or revision.name != active.revision)
+    ]
+    options.sort(key=lambda revision: (revision.created, revision.name), reverse=True)
+    approved = next((revision for revision in options if is_approved(revision)), None)
+    comes_first = candidate is None or not is_approved(candidate)
+    if approved is not None and comes_first and not is_awaited(situation):
+        return Step(nominated(situation, approved))
+    waiting = next((item for item in options if item.status.state is RevisionState.WAITING), None)
+    is_free = situation.status.candidate is None
+    return Step(nominated(situation, waiting)) if waiting is not None and is_free else None
 
 
-def _abort(situation: Situation, rollout: RolloutStatus, because: Because) -> Step:
+def _abort(situation: Situation, trial: RolloutStatus, revision: ObservedRevision, because: Because) -> Step:
     """End a canary and quarantine its candidate: users go on with what they had, and no pod is replaced."""
-    aborted = rollout.model_copy(
+    aborted = trial.model_copy(
         update={
+            "decided_generation": revision.generation,
             "step": RolloutStep.ROLLED_BACK,
             "percent": None,
             "template": None,

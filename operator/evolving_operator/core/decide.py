@@ -21,7 +21,7 @@ from evolving_operator.api.models import Condition, EvolvingAgentStatus
 from evolving_operator.core import health, progress
 from evolving_operator.core.adoption import adopt_base
 from evolving_operator.core.announcements import Announcement, announcements, drift_corrected, event
-from evolving_operator.core.candidate import advance_candidate, end_trial, reconsider
+from evolving_operator.core.candidate import advance_candidate, end_trial, nominate
 from evolving_operator.core.children import (
     config_map_is_current,
     drift_of,
@@ -35,7 +35,7 @@ from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.conditions import Finding, merged
 from evolving_operator.core.debts import decide_debts
 from evolving_operator.core.demand import act_on_demand, why_refused
-from evolving_operator.core.intake import take_in_curation, take_in_training, take_up_trained
+from evolving_operator.core.intake import take_in_curation, take_in_training
 from evolving_operator.core.lineage import adopted_revisions, collected, missing_base, revision_statuses
 from evolving_operator.core.live_traffic import counting
 from evolving_operator.core.observed import InvalidField, Observed, ObservedAgent
@@ -65,11 +65,10 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     take_in_curation,
     take_in_training,
     act_on_demand,
-    reconsider,
+    nominate,
     end_trial,
     renew_evaluation,
     advance_candidate,
-    take_up_trained,
 )
 
 

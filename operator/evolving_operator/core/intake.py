@@ -16,6 +16,7 @@ from evolving_operator.api.models import (
     EvolvingAgentStatus,
     RevisionDataset,
     RevisionRef,
+    RevisionState,
     RevisionTraining,
     RunState,
     RunStatus,
@@ -25,12 +26,11 @@ from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.job import build_on_demand_job
 from evolving_operator.core.builders.revision import build_revision
 from evolving_operator.core.clock import parse_time, rfc3339
-from evolving_operator.core.moves import nominated
+from evolving_operator.core.moves import without_trial
 from evolving_operator.core.observed import ObservedJob
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import candidate_revision, first_evaluation
 from evolving_operator.core.runs import REPORT_LOST, Ending, ending, has_ended, why_superseded
-from evolving_operator.core.serving import served_rollout
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
 
@@ -67,7 +67,7 @@ def take_in_training(situation: Situation) -> Step | None:
     job = _news(situation, names.COMPONENT_FINETUNE, known)
     if job is None:
         return None
-    trained = {"revision": known.revision, "waits": known.waits} if known is not None else {}
+    trained = {"revision": known.revision if known is not None else None}
     if job.finished is None:
         running = _running(TrainingStatus, job, known).model_copy(update=trained)
         return Step(status.model_copy(update={"training": running}))
@@ -96,20 +96,16 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
         report.hyperparameters_digest,
     )
     existing, candidate = situation.observed.revisions.get(name), candidate_revision(situation)
-    is_news = existing is None or existing.status.state is None
-    waits = is_news and candidate is not None and is_approved(situation, candidate)
-    if status.training is not None and (is_news or status.training.revision != name):
-        training = status.training.model_copy(update={"revision": name, "waits": waits})
-        status = status.model_copy(update={"training": training})
-    if not is_news:
+    if status.training is not None:
+        status = status.model_copy(update={"training": status.training.model_copy(update={"revision": name})})
+    if existing is not None and existing.status.state not in (None, RevisionState.WAITING):
         return Step(status)
     model_id = report.model_id or ""
-    if not waits:
+    if candidate is None or not is_approved(candidate):  # else it has its turn after that one
         update = {
+            **without_trial(status),
             "candidate": RevisionRef(revision=name, model_id=model_id, since=situation.timestamp),
             "evaluation": first_evaluation(situation, name, dataset.version if dataset else None),
-            "rollout": served_rollout(situation),  # is watched on; a candidate's that went before is over
-            "promotion": None,
         }
         status = status.model_copy(update=update)
     if existing is not None:  # created by a run of this step that was cut short
@@ -125,18 +121,6 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
         training=RevisionTraining(backend=report.backend, job_id=report.job_id),
     )
     return Step(status, before=(Create(revision),))
-
-
-def take_up_trained(situation: Situation) -> Step | None:
-    """The model that was trained last, where another candidate came before it or took its place."""
-    status, training = situation.status, situation.status.training
-    if status.candidate is not None or training is None or not training.waits or training.revision is None:
-        return None
-    revision = situation.observed.revisions.get(training.revision)
-    if revision is None or revision.is_left or revision.spec.base != situation.spec.model.base:
-        return None
-    taken_up = training.model_copy(update={"waits": False})
-    return Step(nominated(situation, revision).model_copy(update={"training": taken_up}))
 
 
 def _useless(situation: Situation, report: TrainingReport) -> Ending | None:

@@ -17,7 +17,7 @@ from evolving_operator.api.models import (
     VerdictResult,
 )
 from evolving_operator.core.adoption import base_revision_manifest
-from evolving_operator.core.approval import is_asked_back, is_spent, is_spent_here
+from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.base import owner_reference
 from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.children import is_refused
@@ -31,6 +31,8 @@ from evolving_operator.core.serving import NO_PODS
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.validation import is_outdated
 
+_OPEN = frozenset({None, RevisionState.CANDIDATE, RevisionState.WAITING})
+_RULED_OUT = frozenset({RevisionState.REJECTED, RevisionState.ROLLED_BACK})
 _SERVED = frozenset({RolloutStep.BAKE, RolloutStep.DONE})
 _AFTER_BAKE = frozenset({RolloutStep.DONE, RolloutStep.ROLLED_BACK})
 
@@ -80,8 +82,9 @@ def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:
 
 def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisionStatus | None:
     """None for a revision that nothing refers to yet: what created it was cut short, and will come back."""
-    status = revision.status
-    if status.state is None and _place(situation, revision) is None:
+    status, training = revision.status, situation.status.training
+    is_known = status.state is not None or (training is not None and training.revision == revision.name)
+    if not is_known and _place(situation, revision) is None:
         return None
     update: dict[str, object] = {}
     candidate = situation.status.candidate
@@ -101,8 +104,7 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
                 "asked": comparison_digest(situation.context),
                 "incumbent": active.revision if active is not None else None,
             }
-    if _place(situation, revision) in (RevisionState.CANDIDATE, RevisionState.ACTIVE):
-        update["decided_generation"] = revision.generation
+    update |= _decided(situation, revision)
     update |= _times(situation, revision)
     status = status.updated(**update)
     status = status.updated(state=_state(situation, revision, status))
@@ -117,6 +119,18 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
         now=situation.timestamp,
     )
     return status.updated(conditions=conditions)
+
+
+def _decided(situation: Situation, revision: ObservedRevision) -> dict[str, object]:
+    """Up to which generation its decisions have been acted upon: see `approval`."""
+    status, decided = situation.status, revision.status.decided_generation or 0
+    is_active = status.active is not None and status.active.revision == revision.name
+    is_candidate = status.candidate is not None and status.candidate.revision == revision.name
+    if is_active or (is_candidate and revision.spec.decision is not Decision.APPROVED):
+        return {"decided_generation": revision.generation}
+    rollout = status.rollout
+    given_up = rollout.decided_generation if rollout and rollout.revision == revision.name else None
+    return {"decided_generation": given_up} if given_up is not None and given_up > decided else {}
 
 
 def _place(situation: Situation, revision: ObservedRevision) -> RevisionState | None:
@@ -169,16 +183,27 @@ def _state(
     )
     if is_going_back or _was_taken_back(status):
         return RevisionState.ROLLED_BACK
-    if revision.status.state is not RevisionState.CANDIDATE:
-        settled = (RevisionState.REJECTED, RevisionState.RETIRED, RevisionState.ROLLED_BACK)
-        return revision.status.state if revision.status.state in settled else RevisionState.RETIRED
+    if revision.status.state not in _OPEN:
+        return revision.status.state if revision.status.state in _RULED_OUT else RevisionState.RETIRED
     gives_up = situation.spec.evaluation.on_inconclusive is OnInconclusive.REJECT
-    is_rejected = (
-        revision.spec.decision is Decision.REJECTED
-        or status.result is VerdictResult.FAILED
-        or (status.result is VerdictResult.INCONCLUSIVE and gives_up)
+    is_judged = revision.status.state is RevisionState.CANDIDATE and (
+        status.result is VerdictResult.FAILED or (status.result is VerdictResult.INCONCLUSIVE and gives_up)
     )
-    return RevisionState.REJECTED if is_rejected else RevisionState.RETIRED
+    if revision.spec.decision is Decision.REJECTED or is_judged:
+        return RevisionState.REJECTED
+    return RevisionState.RETIRED if _is_superseded(situation, revision) else RevisionState.WAITING
+
+
+def _is_superseded(situation: Situation, revision: ObservedRevision) -> bool:
+    """Whether its turn never comes: a newer model was trained from the same base, or it is another base."""
+    if revision.spec.training is None and revision.spec.base != situation.spec.model.base:
+        return True
+    age = revision.created, revision.name
+    return any(
+        (other.created, other.name) > age and other.spec.training is not None
+        for other in situation.observed.revisions.values()
+        if other.spec.base == revision.spec.base and not other.is_left
+    )
 
 
 def _evaluated(status: AgentRevisionStatus) -> Finding:
@@ -194,8 +219,8 @@ def _evaluated(status: AgentRevisionStatus) -> Finding:
 
 
 def _approved(situation: Situation, revision: ObservedRevision, status: AgentRevisionStatus) -> Finding:
-    is_candidate = status.state is RevisionState.CANDIDATE
-    if is_spent(replace(revision, status=status)) or (is_candidate and is_spent_here(situation, revision)):
+    is_spent = not is_approved(replace(revision, status=status))
+    if revision.spec.decision is Decision.APPROVED and is_spent and status.state is not RevisionState.ACTIVE:
         return false(
             "ApprovalSpent",
             "spec.decision is Approved, but what came of that is over. To approve it again, set it to Auto "
@@ -241,7 +266,9 @@ def _collected_revisions(situation: Situation) -> Iterator[Delete]:
     others = [
         revision
         for revision in situation.observed.revisions.values()
-        if revision.name not in kept and revision.status.state is not None and not is_asked_back(revision)
+        if revision.name not in kept
+        and revision.status.state not in (None, RevisionState.WAITING)
+        and not is_approved(revision)
     ]
     others.sort(key=lambda revision: (revision.created, revision.name), reverse=True)
     for revision in others[situation.spec.revision_history_limit :]:

@@ -21,7 +21,7 @@ _NEVER_PERCENT = 100  # no error rate is above it
 _UNDER_WAY_SECONDS = 5.0
 _AFTERWARDS_SECONDS = 60.0
 _AT_REST_SECONDS = 300.0  # for problems of the pods alone
-_TRIALS = {RolloutStep.SHADOW: ServedAs.SHADOW, RolloutStep.CANARY: ServedAs.CANARY}
+_TRIED_AS = {RolloutStep.SHADOW: ServedAs.SHADOW, RolloutStep.CANARY: ServedAs.CANARY}
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def why_trial_fails(situation: Situation) -> Because | None:
 
     An outage that hits both is not its fault.
     """
-    rollout, candidate = situation.status.rollout, situation.status.candidate
-    if rollout is None or candidate is None or situation.active_hash is None or _is_off(situation):
+    trial, candidate = situation.trial, situation.status.candidate
+    if trial is None or candidate is None or situation.active_hash is None or _is_off(situation):
         return None
-    if rollout.step not in _TRIALS or candidate.revision != rollout.revision:
+    if candidate.revision != trial.revision:
         return None
     tried = situation.config_of(candidate).hash
-    judged = _served(situation, tried, _TRIALS[rollout.step], tried)
+    judged = _served(situation, tried, _TRIED_AS[trial.step], tried)
     beside = _served(situation, situation.active_hash, ServedAs.ACTIVE, tried)
     failing = _exceeding(situation, judged)
     if failing is None or not judged.is_worse_than(beside):
@@ -93,10 +93,10 @@ def counting(situation: Situation) -> Counting | None:
     pods = {pod.name: pod.address for pod in situation.serving_pods if pod.ready and pod.address}
     if not pods:
         return None
-    asked, rollout = tuple(sorted(pods.items())), situation.status.rollout
-    is_shadowed = rollout is not None and rollout.step is RolloutStep.SHADOW
-    is_tried = rollout is not None and rollout.step in _TRIALS
-    if is_shadowed or ((is_tried or situation.rollout_under_way) and not _is_off(situation)):
+    asked, trial = tuple(sorted(pods.items())), situation.trial
+    is_shadowed = trial is not None and trial.step is RolloutStep.SHADOW
+    is_on_its_way = trial is not None or situation.rollout_under_way
+    if is_shadowed or (is_on_its_way and not _is_off(situation)):
         return Counting(asked, _UNDER_WAY_SECONDS)
     if _is_watched(situation) or standing(situation) is not None:
         return Counting(asked, _AFTERWARDS_SECONDS)

@@ -6,9 +6,8 @@ from evolving_operator.api.models import EvolvingAgentStatus, RevisionRef, Rollo
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import first_evaluation
 from evolving_operator.core.serving import awaits_pods, never_served, served_rollout
-from evolving_operator.core.situation import Situation
+from evolving_operator.core.situation import TRIALS, Situation
 from evolving_operator.core.step import Because, Step
-from evolving_operator.core.trial import TRIALS
 
 
 def moved(situation: Situation, to: RevisionRef, because: Because) -> EvolvingAgentStatus:
@@ -23,7 +22,13 @@ def moved(situation: Situation, to: RevisionRef, because: Because) -> EvolvingAg
     previous = _proven(situation)
     if previous is not None and previous.revision == to.revision:
         previous = None
-    update = {"active": to, "previous": previous, "rollout": rollout, "promotion": None}
+    update = {
+        "active": to,
+        "previous": previous,
+        "candidate": _other_than(to, situation.status.candidate),
+        "rollout": rollout,
+        "promotion": None,
+    }
     then = situation.status.model_copy(update=update)
     rollout = rollout.model_copy(update={"template": situation.after(then).template_hash})
     return then.model_copy(update={"rollout": rollout})
@@ -55,8 +60,19 @@ def roll_back(situation: Situation, because: Because) -> Step | None:
         }
     )
     back = status.previous.model_copy(update={"since": situation.timestamp})
-    update = {"active": back, "previous": None, "rollout": rollout, "promotion": None}
+    update = {
+        "active": back,
+        "previous": None,
+        "candidate": _other_than(back, status.candidate),
+        "rollout": rollout,
+        "promotion": None,
+    }
     return Step(status.model_copy(update=update))
+
+
+def _other_than(served: RevisionRef, candidate: RevisionRef | None) -> RevisionRef | None:
+    """The candidate, unless it is what is served now: nothing is proven against itself."""
+    return None if candidate is not None and candidate.revision == served.revision else candidate
 
 
 def at_step(situation: Situation, step: RolloutStep, because: Because) -> Step | None:
@@ -85,7 +101,7 @@ def nominated(situation: Situation, revision: ObservedRevision) -> EvolvingAgent
     """The status in which a known revision is the candidate."""
     dataset = revision.spec.dataset
     update = {
-        **without_candidate(situation.status),
+        **without_trial(situation.status),
         "candidate": ref_of(revision, situation),
         "evaluation": first_evaluation(situation, revision.name, dataset.version if dataset else None),
     }
@@ -93,15 +109,12 @@ def nominated(situation: Situation, revision: ObservedRevision) -> EvolvingAgent
 
 
 def without_candidate(status: EvolvingAgentStatus) -> dict[str, object]:
-    """What changes where something else comes first: the model that was trained last waits for its turn."""
-    training, candidate = status.training, status.candidate
-    is_newest = training is not None and candidate is not None and training.revision == candidate.revision
-    waits = {"training": training.model_copy(update={"waits": True})} if training and is_newest else {}
-    return {"candidate": None, **without_trial(status), **waits}
+    """What changes where nothing is the candidate any more, and its trial ends without a word."""
+    return {"candidate": None, **without_trial(status)}
 
 
 def without_trial(status: EvolvingAgentStatus) -> dict[str, RolloutStatus | None]:
-    """What to tell of rollouts when a candidate's trial, if there is one, ends without a word."""
+    """What there is to tell of rollouts when a candidate's trial, if there is one, ends without a word."""
     if status.rollout is None or status.rollout.step not in TRIALS:
         return {}
     return {"rollout": status.promotion, "promotion": None}

@@ -17,7 +17,7 @@ from evolving_operator.api.models import (
     VerdictResult,
     VerdictStatus,
 )
-from evolving_operator.core.approval import is_approved, spent_generation
+from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.job import build_evaluation_job, comparison_digest
 from evolving_operator.core.clock import after, parse_time, rfc3339
@@ -41,7 +41,6 @@ def first_evaluation(situation: Situation, revision: str, dataset_version: str |
         revision=revision,
         attempt=0 if last_attempt is None else last_attempt + 1,
         dataset_version=dataset_version or (dataset.version if dataset else None),
-        decided_generation=spent_generation(known),
     )
 
 
@@ -123,7 +122,7 @@ def evaluation_job(situation: Situation) -> Manifest | None:
         not situation.spec.suspend
         and not situation.rollout_under_way
         and revision.spec.decision is not Decision.REJECTED
-        and not is_approved(situation, revision)
+        and not is_approved(revision)
         and recorded_verdict(situation) is None
         and is_measurable(situation, current.dataset_version)
         and evaluation_job_of(situation) is None

@@ -48,9 +48,7 @@ def follow_pin(situation: Situation) -> Step | None:
     if revision is None or status.active is None or status.active.revision == pin:
         return None
     because = Because("Pinned", f"spec.rollout.pin names {pin}.")
-    pinned = moved(situation, ref_of(revision, situation), because)
-    is_candidate = status.candidate is not None and status.candidate.revision == pin
-    return Step(pinned.model_copy(update={"candidate": None if is_candidate else status.candidate}))
+    return Step(moved(situation, ref_of(revision, situation), because))
 
 
 def follow_clock(situation: Situation) -> Step | None:

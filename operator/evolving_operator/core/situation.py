@@ -12,6 +12,7 @@ from evolving_operator.api.models import (
     EvolvingAgentSpec,
     EvolvingAgentStatus,
     RevisionRef,
+    RolloutStatus,
     RolloutStep,
 )
 from evolving_operator.core.builders.base import Manifest, manifest_digest
@@ -23,6 +24,7 @@ from evolving_operator.core.render import render_agent_config
 
 # What a crash loop looks like before any deadline has passed.
 CRASH_LOOP_RESTARTS = 3
+TRIALS = frozenset({RolloutStep.SHADOW, RolloutStep.CANARY})
 _UNDER_WAY = frozenset({RolloutStep.RESTART, RolloutStep.BAKE})
 
 
@@ -82,6 +84,12 @@ class Situation:
     def rollout_under_way(self) -> bool:
         """Whether users are being moved to a revision that has not yet held its own."""
         return self.status.rollout is not None and self.status.rollout.step in _UNDER_WAY
+
+    @property
+    def trial(self) -> RolloutStatus | None:
+        """A candidate's trial on live requests, where one is under way."""
+        rollout = self.status.rollout
+        return rollout if rollout is not None and rollout.step in TRIALS else None
 
     @property
     def pinned(self) -> bool:

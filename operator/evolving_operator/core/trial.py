@@ -9,14 +9,6 @@ from evolving_operator.core.clock import after
 from evolving_operator.core.live_traffic import shadowed
 from evolving_operator.core.situation import Situation
 
-TRIALS = frozenset({RolloutStep.SHADOW, RolloutStep.CANARY})
-
-
-def trial_of(situation: Situation) -> RolloutStatus | None:
-    """The candidate's trial on live requests, where one is under way."""
-    rollout = situation.status.rollout
-    return rollout if rollout is not None and rollout.step in TRIALS else None
-
 
 def is_as_asked_for(situation: Situation, trial: RolloutStatus) -> bool:
     """Whether the spec still asks for this trial: what has changed meanwhile is tried from the beginning."""
@@ -30,7 +22,7 @@ def is_as_asked_for(situation: Situation, trial: RolloutStatus) -> bool:
 
 def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
     """The trial that the candidate is to be in now: the present one, another one, or none any more."""
-    policy, now = situation.spec.rollout, trial_of(situation)
+    policy, now = situation.spec.rollout, situation.trial
     if policy.shadow is not None and (now is None or now.step is RolloutStep.SHADOW):
         percent = policy.shadow.percent
         message = f"{ref.revision} answers {percent} % of the requests unseen."
@@ -48,7 +40,7 @@ def _canary(situation: Situation, ref: RevisionRef, steps: Sequence[CanaryStep])
         message = f"{ref.revision} answers {step.percent} % of the conversations."
         return _trial_status(situation, ref, RolloutStep.CANARY, step.percent, message)
 
-    now = trial_of(situation)
+    now = situation.trial
     index = next((n for n, step in enumerate(steps) if now is not None and step.percent == now.percent), None)
     if now is None or now.step is not RolloutStep.CANARY or index is None:
         return status_of(steps[0])

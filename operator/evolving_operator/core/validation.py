@@ -69,11 +69,7 @@ def score_drop(situation: Situation, rollout: RolloutStatus, job: ObservedJob) -
     revision = situation.observed.revisions.get(rollout.revision)
     if revision is None or not isinstance(job.report, ValidationReport):
         return None
-    promised = {
-        verdict.suite: verdict.candidate
-        for verdict in revision.status.verdicts
-        if verdict.suite not in _with_other_cases(situation, revision)
-    }
+    promised = _promised(situation, revision)
     limit = situation.spec.rollout.rollback.max_score_drop_bps
     for suite in job.report.suites:
         before, served = promised.get(suite.suite), suite.candidate_bps
@@ -86,10 +82,14 @@ def score_drop(situation: Situation, rollout: RolloutStatus, job: ObservedJob) -
     return None
 
 
-def _with_other_cases(situation: Situation, revision: ObservedRevision) -> set[str]:
-    """Suites whose cases are others than those of the verdict: it promised nothing of them."""
+def _promised(situation: Situation, revision: ObservedRevision) -> dict[str, int | None]:
+    """The scores of its verdict, by suite, as far as the same cases are asked now."""
     asked = {suite.name: cases_of(suite) for suite in situation.spec.evaluation.effective_suites}
-    return {item.suite for item in revision.status.verdicts if item.cases != asked.get(item.suite)}
+    return {
+        item.suite: item.candidate
+        for item in revision.status.verdicts
+        if item.cases is None or item.cases == asked.get(item.suite)
+    }
 
 
 def validation_outcome(situation: Situation, rollout: RolloutStatus, job: ObservedJob | None) -> Because:
@@ -112,8 +112,10 @@ def validation_outcome(situation: Situation, rollout: RolloutStatus, job: Observ
         if suite.candidate_bps is not None
     )
     revision = situation.observed.revisions.get(rollout.revision)
-    others = _with_other_cases(situation, revision) if revision is not None else set()
-    told = f" By other cases than its verdict: {', '.join(sorted(others))}." if others else ""
+    promised = {} if revision is None else _promised(situation, revision)
+    judged = {item.suite for item in revision.status.verdicts} if revision is not None else set()
+    others = sorted({suite.suite for suite in report.suites} & judged - promised.keys())
+    told = f" By other cases than its verdict: {', '.join(others)}." if others else ""
     return Because("Validated", f"As served: {scores}.{told}")
 
 

@@ -164,31 +164,6 @@ async def test_what_came_to_no_pod_has_not_served_anybody(world: Simulation, spe
     assert world.revision_status(revision).promoted_at is not None
 
 
-async def test_what_came_to_no_pod_is_watched_though_a_candidate_was_tried_meanwhile(
-    world: Simulation, spec: Spec
-) -> None:
-    spec = spec | {"rollout": {"canary": {"steps": [{"percent": 10, "pauseSeconds": 300}]}}}
-    await world.serve(spec)
-    first = await world.train()
-    await world.evaluate(first, lower=2500)
-    world.pass_time(301)
-    await world.settle()
-    await apply(world, with_replicas(spec, 0))
-    await roll_out(world)
-    assert rollout_of(world).reason == "ScaledToZero"
-    second = await world.train("model-2", job="support-finetune-2")
-    await world.evaluate(second, lower=2500)
-    assert rollout_of(world).step is RolloutStep.CANARY
-
-    world.decide(second, "Rejected")
-    await world.settle()
-    await apply(world, with_replicas(spec, 2))
-    await crash(world)
-
-    assert active(world) == BASE
-    assert world.revision_status(first).state is RevisionState.ROLLED_BACK
-
-
 async def test_a_served_base_model_whose_record_was_deleted_is_not_replaced_without_a_gate(
     world: Simulation, spec: Spec
 ) -> None:

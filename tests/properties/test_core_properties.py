@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from evolving_agent.contract.report import EvaluationReport, Outcome, SuiteResul
 from evolving_operator.api import names
 from evolving_operator.api.models import Decision, RevisionState, RolloutStep, VerdictResult
 from evolving_operator.cluster.errors import Conflict, Unavailable
+from evolving_operator.core.situation import TRIALS
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, training_report
 from support.mortal import DEATHS, Death, settle
@@ -45,6 +47,7 @@ class Chronicle:
     ungated: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
     brought_back: list[str] = field(default_factory=list)
+    confused: list[str] = field(default_factory=list)
     _taken_back: set[str] = field(default_factory=set)
     _served: set[str] = field(default_factory=set)
     _incumbent: str | None = None
@@ -56,6 +59,7 @@ class Chronicle:
     def _watch(self, event: str, raw: dict[str, Any]) -> None:
         if raw["kind"] == names.AGENT_KIND and event == "MODIFIED":
             self._watch_active(raw)
+            self.confused += _contradictions(raw.get("status") or {})
         if raw["kind"] == "Job" and event == "ADDED" and "-evaluate-" in raw["metadata"]["name"]:
             self._watch_evaluation(raw)
 
@@ -115,6 +119,18 @@ class Chronicle:
 
     def unfinished(self, component: str) -> list[str]:
         return [name for name in self.world.jobs(component) if not self.world.is_finished(name)]
+
+
+def _contradictions(status: dict[str, Any]) -> Iterator[str]:
+    """What no status may say, whatever has happened."""
+    at = {key: (status.get(key) or {}).get("revision") for key in ("active", "previous", "candidate")}
+    rollout, promotion = status.get("rollout") or {}, status.get("promotion") or {}
+    if at["active"] is not None and at["active"] in (at["previous"], at["candidate"]):
+        yield f"it is served, and to be proven or returned to: {at}"
+    if rollout.get("step") in TRIALS and rollout["revision"] != at["candidate"]:
+        yield f"a trial of no candidate: {rollout}, {at}"
+    if promotion and (promotion["revision"] != at["active"] or not rollout):
+        yield f"the promotion of something else: {promotion}, {at}"
 
 
 def _edit(**changes: Any) -> Happening:
@@ -311,8 +327,60 @@ def test_it_converges_then_is_quiet_and_promotes_nothing_ungated(
     assert chronicle.world.cluster.writes == []
     assert chronicle.ungated == []
     assert chronicle.brought_back == []
+    assert chronicle.confused == []
     assert chronicle.repeated == []
     assert len(chronicle.unfinished(names.COMPONENT_EVALUATE)) <= 1
+
+
+@RELAXED
+@given(st.sampled_from(_BEGINNINGS), st.lists(_ANY, min_size=1, max_size=12), st.randoms())
+def test_what_a_person_approves_is_served_once_nothing_keeps_it(
+    beginning: list[str], history: list[str], chance: random.Random
+) -> None:
+    async def served() -> bool:
+        chronicle = Chronicle()
+        for what in [*beginning, *history, "resume", "unpin", "instructions"]:
+            HAPPENINGS[what](chronicle)
+            await chronicle.world.settle()
+        for _ in range(_ROUNDS_TO_REST):
+            await _come_to_rest(chronicle)
+        world = chronicle.world
+        options = [name for name in world.revisions() if _is_at_rest(chronicle, name)]
+        if not options:
+            return True
+        chosen = chance.choice(options)
+        for decision in ("Auto", "Approved"):
+            world.decide(chosen, decision)
+            await world.settle()
+        for _ in range(_ROUNDS_TO_REST):
+            if world.status.active is not None and world.status.active.revision == chosen:
+                return True
+            await _come_to_rest(chronicle)
+        return False
+
+    assert asyncio.run(served())
+
+
+_ROUNDS_TO_REST = 12
+
+
+async def _come_to_rest(chronicle: Chronicle) -> None:
+    """Pods come up, Jobs end, nothing is better than what is served, and time passes."""
+    for what in ("roll out", "evaluate: worse", "validate: well", "roll out", "a minute"):
+        HAPPENINGS[what](chronicle)
+        await chronicle.world.settle()
+    for component in (names.COMPONENT_CURATE, names.COMPONENT_FINETUNE):
+        for job in chronicle.unfinished(component):
+            chronicle.world.node.finish_job(job, None, failed=("BackoffLimitExceeded", "it crashed"))
+    await chronicle.world.settle()
+
+
+def _is_at_rest(chronicle: Chronicle, name: str) -> bool:
+    world = chronicle.world
+    raw = world.cluster.get(names.REVISION_KIND, name)
+    is_of_the_base = raw is not None and raw["spec"]["base"] == chronicle.spec["model"]["base"]
+    state = world.revision_status(name).state
+    return is_of_the_base and state not in (None, RevisionState.ACTIVE)
 
 
 @RELAXED

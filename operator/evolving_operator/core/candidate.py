@@ -62,13 +62,13 @@ def awaits_settled_pods(situation: Situation, revision: ObservedRevision) -> boo
     if situation.settled or never_served(situation):
         return False
     is_tried = situation.spec.rollout.shadow is not None or situation.spec.rollout.canary is not None
-    return is_tried or not is_approved(revision)
+    return is_tried or not is_approved(situation, revision)
 
 
 def awaits_person(situation: Situation) -> bool:
     """Whether all is known of the candidate that there is to know, and nothing goes on by itself."""
     revision = candidate_revision(situation)
-    if revision is None or (recorded_verdict(situation) is None and not is_approved(revision)):
+    if revision is None or (recorded_verdict(situation) is None and not is_approved(situation, revision)):
         return False
     return situation.pinned or why_promotable(situation, revision) is None
 
@@ -95,7 +95,7 @@ def why_rejected(situation: Situation, revision: ObservedRevision) -> Because | 
     """Why the candidate is given up."""
     if revision.spec.decision is Decision.REJECTED:
         return Because("Rejected", f"{revision.name} was rejected by a person.")
-    if is_approved(revision) or recorded_verdict(situation) is None:
+    if is_approved(situation, revision) or recorded_verdict(situation) is None:
         return None
     result = revision.status.result
     gives_up = situation.spec.evaluation.on_inconclusive is OnInconclusive.REJECT
@@ -106,7 +106,7 @@ def why_rejected(situation: Situation, revision: ObservedRevision) -> Because | 
 
 def why_promotable(situation: Situation, revision: ObservedRevision) -> Because | None:
     """What entitles the candidate to be promoted: the gate, a person, or an incumbent that never served."""
-    if is_approved(revision):
+    if is_approved(situation, revision):
         return Because("Approved", f"{revision.name} was approved by a person.")
     if situation.spec.rollout.approval is Approval.MANUAL:
         return None
@@ -132,13 +132,22 @@ def nominate(situation: Situation) -> Step | None:
         and (active is None or revision.name != active.revision)
     ]
     options.sort(key=lambda revision: (revision.created, revision.name), reverse=True)
-    approved = next((revision for revision in options if is_approved(revision)), None)
-    comes_first = candidate is None or not is_approved(candidate)
+    approved = next((revision for revision in options if is_approved(situation, revision)), None)
+    comes_first = candidate is None or not is_approved(situation, candidate)
     if approved is not None and comes_first and not is_awaited(situation):
         return Step(nominated(situation, approved))
-    waiting = next((item for item in options if item.status.state is RevisionState.WAITING), None)
-    is_free = situation.status.candidate is None
-    return Step(nominated(situation, waiting)) if waiting is not None and is_free else None
+    # What is held for want of evidence makes room for what has not been measured yet.
+    is_held = candidate is not None and comes_first and _is_inconclusive(situation, candidate)
+    waiting = [item for item in options if item.status.state is RevisionState.WAITING]
+    if is_held:
+        waiting = [item for item in waiting if item.status.result is None]
+    is_free = is_held or situation.status.candidate is None
+    return Step(nominated(situation, waiting[0])) if waiting and is_free else None
+
+
+def _is_inconclusive(situation: Situation, candidate: ObservedRevision) -> bool:
+    is_measured = recorded_verdict(situation) is not None
+    return is_measured and candidate.status.result is VerdictResult.INCONCLUSIVE
 
 
 def _abort(situation: Situation, trial: RolloutStatus, revision: ObservedRevision, because: Because) -> Step:

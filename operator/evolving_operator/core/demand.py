@@ -52,7 +52,7 @@ def _why_not_evaluated(situation: Situation) -> str | None:
     revision = candidate_revision(situation)
     if revision is None or evaluation(situation) is None:
         return "There is no candidate to evaluate."
-    if is_approved(revision):
+    if is_approved(situation, revision):
         return f"{revision.name} was approved by a person, and needs no evaluation."
     return None
 

@@ -101,7 +101,7 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
     if existing is not None and existing.status.state not in (None, RevisionState.WAITING):
         return Step(status)
     model_id = report.model_id or ""
-    if candidate is None or not is_approved(candidate):  # else it has its turn after that one
+    if candidate is None or not is_approved(situation, candidate):  # else it has its turn after that one
         update = {
             **without_trial(status),
             "candidate": RevisionRef(revision=name, model_id=model_id, since=situation.timestamp),

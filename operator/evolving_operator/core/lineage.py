@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from evolving_agent.contract.learning import OnInconclusive
 from evolving_operator.api import names
@@ -17,7 +16,7 @@ from evolving_operator.api.models import (
     VerdictResult,
 )
 from evolving_operator.core.adoption import base_revision_manifest
-from evolving_operator.core.approval import is_approved
+from evolving_operator.core.approval import decided_generation, is_approved
 from evolving_operator.core.builders.base import owner_reference
 from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.children import is_refused
@@ -104,7 +103,8 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
                 "asked": comparison_digest(situation.context),
                 "incumbent": active.revision if active is not None else None,
             }
-    update |= _decided(situation, revision)
+    if decided := decided_generation(situation, revision):
+        update["decided_generation"] = decided
     update |= _times(situation, revision)
     status = status.updated(**update)
     status = status.updated(state=_state(situation, revision, status))
@@ -119,18 +119,6 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
         now=situation.timestamp,
     )
     return status.updated(conditions=conditions)
-
-
-def _decided(situation: Situation, revision: ObservedRevision) -> dict[str, object]:
-    """Up to which generation its decisions have been acted upon: see `approval`."""
-    status, decided = situation.status, revision.status.decided_generation or 0
-    is_active = status.active is not None and status.active.revision == revision.name
-    is_candidate = status.candidate is not None and status.candidate.revision == revision.name
-    if is_active or (is_candidate and revision.spec.decision is not Decision.APPROVED):
-        return {"decided_generation": revision.generation}
-    rollout = status.rollout
-    given_up = rollout.decided_generation if rollout and rollout.revision == revision.name else None
-    return {"decided_generation": given_up} if given_up is not None and given_up > decided else {}
 
 
 def _place(situation: Situation, revision: ObservedRevision) -> RevisionState | None:
@@ -219,8 +207,12 @@ def _evaluated(status: AgentRevisionStatus) -> Finding:
 
 
 def _approved(situation: Situation, revision: ObservedRevision, status: AgentRevisionStatus) -> Finding:
-    is_spent = not is_approved(replace(revision, status=status))
-    if revision.spec.decision is Decision.APPROVED and is_spent and status.state is not RevisionState.ACTIVE:
+    is_acted_upon = revision.generation <= decided_generation(situation, revision)
+    if (
+        revision.spec.decision is Decision.APPROVED
+        and is_acted_upon
+        and status.state is not RevisionState.ACTIVE
+    ):
         return false(
             "ApprovalSpent",
             "spec.decision is Approved, but what came of that is over. To approve it again, set it to Auto "
@@ -268,7 +260,7 @@ def _collected_revisions(situation: Situation) -> Iterator[Delete]:
         for revision in situation.observed.revisions.values()
         if revision.name not in kept
         and revision.status.state not in (None, RevisionState.WAITING)
-        and not is_approved(revision)
+        and not is_approved(situation, revision)
     ]
     others.sort(key=lambda revision: (revision.created, revision.name), reverse=True)
     for revision in others[situation.spec.revision_history_limit :]:

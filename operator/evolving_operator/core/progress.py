@@ -87,7 +87,7 @@ def evaluated(situation: Situation) -> Finding:
         return unknown(blocked.reason, blocked.message)
     if job is not None:
         return unknown("Evaluating", f"Job {job.name} compares {candidate.name} with what is served.")
-    if is_approved(candidate):
+    if is_approved(situation, candidate):
         return unknown("NotNeeded", f"{candidate.name} was approved by a person.")
     if situation.spec.suspend:
         return unknown("Suspended", "spec.suspend: the candidate is not evaluated.")

@@ -122,7 +122,7 @@ def evaluation_job(situation: Situation) -> Manifest | None:
         not situation.spec.suspend
         and not situation.rollout_under_way
         and revision.spec.decision is not Decision.REJECTED
-        and not is_approved(revision)
+        and not is_approved(situation, revision)
         and recorded_verdict(situation) is None
         and is_measurable(situation, current.dataset_version)
         and evaluation_job_of(situation) is None

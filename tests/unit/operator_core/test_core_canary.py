@@ -224,3 +224,19 @@ async def test_a_newer_candidate_begins_its_own(world: Simulation, spec: Spec) -
     assert place(world) == ("Canary", 10)
     assert world.status.rollout is not None
     assert world.status.rollout.revision == second
+
+
+async def test_it_goes_no_further_on_pods_that_are_lost(world: Simulation, spec: Spec) -> None:
+    """They would be taken for its candidate's fault at the restart that follows."""
+    revision = await begin(world, spec)
+    world.node.stick("support", {"state": {"waiting": {"reason": "ContainerCreating"}}})
+    await world.settle()
+    for _ in range(3):
+        world.pass_time(3600)
+        await world.settle()
+    assert place(world) == ("Canary", 10)
+    assert world.revision_status(revision).state is RevisionState.CANDIDATE
+
+    world.node.roll_out("support")
+    await world.settle()
+    assert place(world) == ("Canary", 50)

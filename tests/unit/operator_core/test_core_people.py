@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from evolving_agent.contract.served import ServedAs, ServedCount, ServedCounts
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
+from evolving_operator.core.observed import Heard
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
 
@@ -18,6 +20,10 @@ LOOP = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off
 def active(world: Simulation) -> str:
     assert world.status.active is not None
     return world.status.active.revision
+
+
+def candidate(world: Simulation) -> str | None:
+    return None if world.status.candidate is None else world.status.candidate.revision
 
 
 def base_of(model: str) -> str:
@@ -696,6 +702,138 @@ async def test_a_new_base_model_comes_first_and_then_what_was_trained_from_it(
     await world.evaluate(base_of("qwen3"), **LOW)
     assert world.revision_status(base_of("qwen3")).state is RevisionState.REJECTED
     assert world.status.candidate.model_id == "qwen3-ft"
+
+
+# --- what waits, and what a person says meanwhile ---
+
+
+async def tried_while_another_waits(world: Simulation, spec: Spec) -> tuple[str, str]:
+    """An approved revision in its canary, and one that passed the gate and waits."""
+    await world.serve(spec | {"rollout": CANARY | {"approval": "Manual"}})
+    first = await world.train("model-a", job="support-finetune-1")
+    await world.evaluate(first, **LOW)
+    world.pass_time(60)
+    second = await world.train("model-b", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    world.decide(first, "Approved")
+    await world.settle()
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == first
+    assert world.revision_status(second).state is RevisionState.WAITING
+    return first, second
+
+
+async def test_what_waited_is_promoted_once(world: Simulation, spec: Spec) -> None:
+    first, second = await tried_while_another_waits(world, spec)
+    world.decide(second, "Approved")
+    world.decide(first, "Rejected")
+    await world.settle()
+    world.pass_time(3601)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    world.pass_time(601)
+    await world.validate(second, score=8000)
+    world.pass_time(86_400)
+    await world.settle()
+
+    assert active(world) == second
+    assert candidate(world) is None
+    assert world.status.previous is not None
+    assert world.status.previous.revision == base_of("smollm2")
+
+
+async def test_a_report_of_what_is_known_takes_no_turn_away(world: Simulation, spec: Spec) -> None:
+    first, second = await tried_while_another_waits(world, spec)
+    await world.train("model-a", job="support-finetune-3")
+    assert world.status.training is not None
+    assert world.status.training.revision == first
+
+    world.decide(first, "Rejected")
+    await world.settle()
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == second
+
+
+async def test_of_many_that_were_trained_while_one_was_held_the_newest_has_its_turn(
+    world: Simulation, spec: Spec
+) -> None:
+    """The others are kept as long as any history, and can be approved as ever."""
+    pin = {"rollout": {"pin": base_of("smollm2")}, "revisionHistoryLimit": 2}
+    await world.serve(spec | pin)
+    held = await world.train("model-0", job="support-finetune-0")
+    world.decide(held, "Approved")
+    await world.settle()
+    trained = []
+    for number in range(1, 6):
+        world.pass_time(86_400)
+        trained.append(await world.train(f"model-{number}", job=f"support-finetune-{number}"))
+    kept = set(world.revisions())
+    assert kept == {base_of("smollm2"), held, *trained[-3:]}
+    states = [world.revision_status(name).state for name in trained[-3:]]
+    assert states == [RevisionState.RETIRED, RevisionState.RETIRED, RevisionState.WAITING]
+
+    world.apply_agent(spec)
+    await world.settle()
+    assert active(world) == held
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == trained[-1]
+
+
+async def test_a_slip_of_the_base_model_costs_no_approval(world: Simulation, spec: Spec) -> None:
+    first, _ = await tried_while_another_waits(world, spec)
+    spec = spec | {"rollout": CANARY | {"approval": "Manual"}}
+    for base in ("smollm3", "smollm2"):
+        world.apply_agent(spec | {"model": {"base": base}})
+        await world.settle()
+        world.node.roll_out("support")
+        await world.settle()
+
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == first
+    assert approved(world, first) == ("True", "ApprovedByPerson")
+    world.pass_time(3601)
+    await world.settle()
+    assert active(world) == first
+
+
+async def test_an_approval_is_spent_by_a_trial_that_goes_wrong(world: Simulation, spec: Spec) -> None:
+    """Of the previous revision as well, which stays that."""
+    await world.serve(spec)
+    first = await world.promote("model-a", job="support-finetune-1")
+    second = await world.promote("model-b", job="support-finetune-2")
+    world.apply_agent(spec | {"rollout": CANARY})
+    await world.settle()
+    for _ in range(2):  # the second one is none: it says what was said before
+        world.decide(first, "Approved")
+        await world.settle()
+        world.node.stick("support", LOOP, restarts=3)
+        await world.settle()
+        world.node.roll_out("support")
+        await world.settle()
+        assert active(world) == second
+        assert candidate(world) is None
+        assert approved(world, first) == ("False", "ApprovalSpent")
+    assert world.events().count("CanaryAborted") == 1
+
+
+async def test_what_is_returned_to_is_no_candidate_any_more(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    first = await world.promote("model-a", job="support-finetune-1")
+    second = await world.promote("model-b", job="support-finetune-2")
+    world.apply_agent(spec | {"rollout": CANARY})
+    await world.settle()
+    world.decide(first, "Approved")
+    await world.settle()
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == first
+    told = (ServedCount(config=world.stamp(), served_as=ServedAs.ACTIVE, requests=100, errors=90),)
+    world.requests.told = Heard(ServedCounts(trial=None, counts=told))
+    await world.settle()
+
+    assert active(world) == first
+    assert candidate(world) is None
+    assert world.revision_status(second).state is RevisionState.ROLLED_BACK
 
 
 def approved(world: Simulation, revision: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import RevisionState, RolloutStep, VerdictResult
-from evolving_operator.testing.simulation import Simulation, evaluation_report
+from evolving_operator.testing.simulation import Simulation, evaluation_report, training_report
 
 Spec = dict[str, Any]
 BASE = names.revision("support", "smollm2", "", "Base", "")
@@ -217,3 +217,28 @@ async def test_nobody_is_promoted_on_top_of_a_rollout_that_is_stuck(world: Simul
     world.node.roll_out("support")
     await world.settle()
     assert active(world) == revision
+
+
+async def test_what_is_held_makes_room_for_what_has_not_been_measured(world: Simulation, spec: Spec) -> None:
+    """A base model was taken up in the place of what had been trained from it, and nothing can measure it."""
+    other = names.revision("support", "qwen3", "", "Base", "")
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    await apply(world, spec | {"model": {"base": "qwen3"}})
+    world.node.start_job("support", "finetune", "support-finetune-2")
+    world.pass_time(60)
+    world.node.finish_job("support-finetune-2", training_report("qwen3-ft", base="qwen3"))
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    await world.validate(revision, score=8000)
+    world.pass_time(3600)
+    await world.settle()
+
+    assert world.revision_status(other).result is VerdictResult.INCONCLUSIVE
+    assert world.revision_status(other).state is RevisionState.WAITING
+    assert world.status.candidate is not None
+    assert world.status.candidate.model_id == "qwen3-ft"
+    await world.evaluate(world.status.candidate.revision, lower=-900, delta=-100)
+    assert world.status.candidate.revision == other

@@ -1,5 +1,5 @@
 # ruff: noqa: PLR0911 - an ordered policy returns at the first rule that applies
-"""How a candidate is given up, tried on live requests, or promoted."""
+"""How a candidate is nominated, given up, tried on live requests, or promoted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from evolving_operator.api.models import (
 )
 from evolving_operator.core.approval import is_approved
 from evolving_operator.core.live_traffic import why_trial_fails
-from evolving_operator.core.moves import moved, nominated, with_rollout_of_candidate, without_trial
-from evolving_operator.core.observed import ObservedRevision
-from evolving_operator.core.proof import (
-    candidate_revision,
-    recorded_verdict,
-    verdict_status,
+from evolving_operator.core.moves import (
+    moved,
+    nominated,
+    with_rollout_of_candidate,
+    without_candidate,
+    without_trial,
 )
+from evolving_operator.core.observed import ObservedRevision
+from evolving_operator.core.proof import candidate_revision, recorded_verdict, verdict_status
 from evolving_operator.core.serving import crash_loop, is_awaited, never_served
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because, Step
@@ -38,7 +40,7 @@ def advance_candidate(situation: Situation) -> Step | None:
         shown = status.last_verdict
         if revision is not None and recorded_verdict(situation) is not None:
             shown = verdict_status(revision.name, revision.status.verdicts)
-        dropped = {"candidate": None, **without_trial(status), "last_verdict": shown}
+        dropped = {**without_candidate(status), "last_verdict": shown}
         return Step(status.model_copy(update=dropped))
     if is_awaited(situation) or situation.pinned or situation.spec.suspend:
         return None
@@ -151,7 +153,7 @@ def _is_inconclusive(situation: Situation, candidate: ObservedRevision) -> bool:
 
 
 def _abort(situation: Situation, trial: RolloutStatus, revision: ObservedRevision, because: Because) -> Step:
-    """End a canary and quarantine its candidate: users go on with what they had, and no pod is replaced."""
+    """End a trial and quarantine its candidate: users go on with what they had, and no pod is replaced."""
     aborted = trial.model_copy(
         update={
             "decided_generation": revision.generation,
@@ -172,4 +174,4 @@ def _promoted(situation: Situation, ref: RevisionRef, revision: ObservedRevision
     shown = situation.status.last_verdict
     if recorded_verdict(situation) is not None:
         shown = verdict_status(revision.name, revision.status.verdicts)
-    return Step(promoted.model_copy(update={"candidate": None, "last_verdict": shown}))
+    return Step(promoted.model_copy(update={"last_verdict": shown}))

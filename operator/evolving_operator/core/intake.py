@@ -39,7 +39,7 @@ _Run = TypeVar("_Run", bound=RunStatus)
 
 
 def take_in_curation(situation: Situation) -> Step | None:
-    """The newest curation run's dataset becomes the agent's."""
+    """The next finished curation run's dataset becomes the agent's."""
     status, known = situation.status, situation.status.curation
     if known is not None and (given_up := _given_up(situation, known)) is not None:
         return Step(status.model_copy(update={"curation": given_up}))
@@ -60,7 +60,7 @@ def take_in_curation(situation: Situation) -> Step | None:
 
 
 def take_in_training(situation: Situation) -> Step | None:
-    """The newest training run's model becomes a revision, and that the candidate."""
+    """The next finished training run's model becomes a revision, and that the candidate."""
     status, known = situation.status, situation.status.training
     if known is not None and (given_up := _given_up(situation, known)) is not None:
         return Step(status.model_copy(update={"training": given_up}))

@@ -1,6 +1,6 @@
 """Plays the nodes of a cluster that has none, for many tests at once: pods become ready, Jobs' pods end.
 
-What the pods of a namespace do is said by its `Ward`; a Job's pod of which it says nothing goes on waiting.
+What the pods of a namespace do is said by its `Ward`; a Job's pod of which it says nothing runs on.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Ward:
         job = metadata.get("labels", {}).get("batch.kubernetes.io/job-name")
         if "deletionTimestamp" in metadata or phase not in ("Pending", "Running"):
             return None
+        if job is not None and (report := self.reports.get(job)) is not None:
+            return pod_status(pod, "Succeeded", {"terminated": terminated(report, 0)}, ready=False)
         if job is not None:
-            report = self.reports.get(job)
-            ended = {"terminated": terminated(report, 0)}
-            return None if report is None else pod_status(pod, "Succeeded", ended, ready=False)
-        if phase == "Running" or self._is_good(metadata):
+            status = pod_status(pod, "Running", running(), ready=True)
+        elif phase == "Running" or self._is_good(metadata):
             status = pod_status(pod, "Running", running(), ready=True)
         else:
             status = pod_status(pod, "Pending", self.bad_state, ready=False)

@@ -161,7 +161,8 @@ class Scene:
         jobs = await self.api.list(self.namespace, "jobs", names.LABEL_AGENT)
         status = (agent or {}).get("status")
         # A hash of the pod template, in which the namespace is.
-        ((status or {}).get("rollout") or {}).pop("template", None)
+        for told in ("rollout", "promotion"):
+            ((status or {}).get(told) or {}).pop("template", None)
         state: Raw = {
             "status": status,
             "finalizers": (agent or {}).get("metadata", {}).get("finalizers"),
@@ -280,9 +281,9 @@ def has_rollout(revision: str, step: str) -> Callable[[Raw | None], bool]:
 
 
 def _is_calm(agent: Raw) -> bool:
-    """All serving pods are there: nothing but the proof of the candidate is under way."""
+    """All serving pods are there: nothing but the proof of the candidate is under way, if that is."""
     reason: str = condition(agent, "Progressing")["reason"]
-    return reason == "CandidateInProof"
+    return reason in ("CandidateInProof", "AwaitsPerson")
 
 
 def _ref(agent: Raw, place: str) -> str:

@@ -44,9 +44,7 @@ class Ward:
             return None
         if job is not None and (report := self.reports.get(job)) is not None:
             return pod_status(pod, "Succeeded", {"terminated": terminated(report, 0)}, ready=False)
-        if job is not None:
-            status = pod_status(pod, "Running", running(), ready=True)
-        elif phase == "Running" or self._is_good(metadata):
+        if job is not None or phase == "Running" or self._is_good(metadata):
             status = pod_status(pod, "Running", running(), ready=True)
         else:
             status = pod_status(pod, "Pending", self.bad_state, ready=False)

@@ -187,6 +187,9 @@ def _blocked(situation: Situation, name: str) -> Finding | None:
     for pod in pods:
         if pod.trouble is None:
             continue
+        # A node that is being added takes its time.
+        if pod.trouble.reason == "Unschedulable" and not situation.timers.passed(pod.created + _POD_GRACE):
+            continue
         if pod.trouble.reason == "CreateContainerConfigError":
             return false(*secret_words(situation, pod.trouble.message))
         return false(pod.trouble.reason, f"Pod {pod.name}: {pod.trouble.message}")

@@ -319,11 +319,13 @@ class Reconciler:
                 self._note_taken(key, manifest)
             return True
         except (Refused, NotFound) as error:
-            fields = f" ({', '.join(error.fields)})" if isinstance(error, Invalid) and error.fields else ""
+            more = f" ({', '.join(error.fields)})" if isinstance(error, Invalid) and error.fields else ""
+            if isinstance(error, NotFound):
+                more = ". Is its CustomResourceDefinition installed, and its namespace there?"
             logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
             if kind == "Event":
                 return False  # nothing depends on it, and nothing would ever take the note back
-            self._note_refused_write(key, manifest, error.reason, f"{error}{fields}")
+            self._note_refused_write(key, manifest, error.reason, f"{str(error).strip()}{more}")
             return False
         self._taken.get(key, {}).pop((kind, name), None)
         self._take_back_refusal(key, (kind, name))

@@ -329,9 +329,7 @@ def _refusal_in_disguise(what: str, message: str) -> ClusterError | None:
         return WebhookFailed(f"{message}. Mend the webhook, or take its configuration away")
     if not any(misfit in message for misfit in _MISFITS):
         return None
-    if (
-        names.GROUP in what
-    ):  # our kinds the operator does not get wrong; in others is a template of the user's
-        text = f"{what}: {message}; the CRDs are older than this operator: apply those of its version"
-        return Unavailable(text)
-    return Invalid(message)
+    if names.GROUP not in what:
+        return Invalid(message)  # there is a pod template of the user's in it
+    text = f"{what}: {message}; the CRDs are older than this operator: apply those of its version"
+    return Unavailable(text)

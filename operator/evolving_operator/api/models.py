@@ -584,8 +584,8 @@ class RolloutStatus(Document):
     message: str = Field(default="", description="Why it is in this step, in words.")
     decided_generation: int | None = Field(
         default=None,
-        description="Generation of the candidate's spec when its trial was given up: an approval until then "
-        "counts no more.",
+        description="Generation of the revision's spec when it was given up or taken back: an approval until "
+        "then counts no more.",
     )
 
 

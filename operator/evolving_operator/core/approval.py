@@ -16,8 +16,8 @@ def is_approved(situation: Situation, revision: ObservedRevision) -> bool:
 def decided_generation(situation: Situation, revision: ObservedRevision) -> int:
     """Generation of the spec up to which its decisions have been acted upon.
 
-    All are while it is served, and while it is a candidate that nobody has approved; where its trial was
-    given up, those until then.
+    All are while it is served, and while it is a candidate that nobody has approved; where it was given up
+    or taken back, those until then.
     """
     status, recorded = situation.status, revision.status.decided_generation or 0
     is_active = status.active is not None and status.active.revision == revision.name

@@ -71,7 +71,7 @@ def _settled(debt: ObservedDebt, job: ObservedJob, timers: Timers) -> Iterator[A
         yield _event(debt, job, timers.now)
         yield Delete(ObjectRef("v1", "ConfigMap", debt.namespace, debt.name, debt.uid))
         return
-    yield Apply(_postponed(debt, job.finished + _RETRY))
+    yield Apply(_postponed(debt, job.finished + _RETRY), is_required=True)  # the Job is its pause till then
     yield _event(debt, job, timers.now)
     yield Delete(ObjectRef("batch/v1", "Job", debt.namespace, job.name, job.uid))
 
@@ -101,14 +101,14 @@ def _job_of(debt: ObservedDebt) -> Manifest:
     they: so nothing is taken from it but what a release consists of, and it runs where the debt lies.
     Raises ValueError where it holds no such Job.
     """
-    job = json.loads(debt.job)
     try:
+        job = json.loads(debt.job)
         written = job["spec"]["template"]["spec"]
         [container] = written["containers"]
         image = str(container["image"])
         [endpoint] = (item["value"] for item in container["env"] if item["name"] == env.RELEASE_ENDPOINT)
         variables = [item for item in container["env"] if item["name"] in _VARIABLES]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{DEBT_KEY} holds no Job of a release ({error!r})") from error
     if debt.name != names.provider_debt(debt.agent, debt.agent_uid, endpoint):
         told = f"{names.ANNOTATION_AGENT_UID} and the endpoint"
@@ -128,14 +128,14 @@ def _job_of(debt: ObservedDebt) -> Manifest:
 
 def _unreadable(debt: ObservedDebt, error: ValueError, now: datetime) -> Iterator[Action]:
     """Somebody has changed what was written down: it waits as long as a release that failed."""
-    yield Apply(_postponed(debt, now + _RETRY))
+    yield Apply(_postponed(debt, now + _RETRY), is_required=True)  # else it would be told again and again
     said = f"What the deleted agent {debt.agent} owes its provider cannot be read: {error}."
     yield _told(debt, "ReleaseFailed", f"{said} {_later(debt)}", now, rfc3339(now), warning=True)
 
 
 def _put_off(debt: ObservedDebt, refusal: str, now: datetime) -> Iterator[Action]:
     """The API server takes no Job: a quota, a policy."""
-    yield Apply(_postponed(debt, now + _RETRY))
+    yield Apply(_postponed(debt, now + _RETRY), is_required=True)  # else it would be told again and again
     said = f"The deleted agent {debt.agent} still has jobs, models or files at its provider: {refusal}."
     yield _told(debt, "ReleaseFailed", f"{said} {_later(debt)}", now, rfc3339(now), warning=True)
 

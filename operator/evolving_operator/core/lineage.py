@@ -183,9 +183,15 @@ def _state(
 
 
 def _is_superseded(situation: Situation, revision: ObservedRevision) -> bool:
-    """Whether its turn never comes: a newer model was trained from the same base, or it is another base."""
-    if revision.spec.training is None and revision.spec.base != situation.spec.model.base:
-        return True
+    """Whether its turn never comes.
+
+    A base model's does as long as the spec asks for that one and nothing of it is served; a trained model's
+    unless a newer one was trained from the same base.
+    """
+    if revision.spec.training is None:
+        active = situation.revision(situation.status.active)
+        bases = {situation.spec.model.base} - ({active.spec.base} if active is not None else set())
+        return revision.spec.base not in bases
     age = revision.created, revision.name
     return any(
         (other.created, other.name) > age and other.spec.training is not None

@@ -50,8 +50,10 @@ def roll_back(situation: Situation, because: Because) -> Step | None:
     status, served = situation.status, served_rollout(situation)
     if status.previous is None or served is None:
         return None
+    active = situation.revision(status.active)
     rollout = served.model_copy(
         update={
+            "decided_generation": active.generation if active is not None else None,
             "step": RolloutStep.ROLLED_BACK,
             "since": situation.timestamp,
             "template": None,

@@ -37,7 +37,7 @@ from evolving_operator.core.validation import (
 )
 
 _CLOCKS_DIFFER = timedelta(seconds=60)
-_PODS_REFUSED = "PodsRefused"
+_PODS_REFUSED, _PODS_ACCEPTED = "PodsRefused", "PodsAccepted"
 _NOBODY_SERVES = Because(NO_PODS, "There are no serving pods: they are watched once there are any.")
 
 
@@ -76,15 +76,18 @@ def advance_restart(situation: Situation) -> Step | None:
     if rollout.template != situation.template_hash:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
         return at_step(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
-    refused = pods_refused(situation)
     # It waits for as long as there can be no pods, and has all its time once there can.
-    if refused is not None and rollout.reason != _PODS_REFUSED:
+    refused, waits = pods_refused(situation), rollout.reason == _PODS_REFUSED
+    if refused is not None and not waits:
         return at_step(situation, RolloutStep.RESTART, Because(_PODS_REFUSED, refused))
-    if refused is None and rollout.reason == _PODS_REFUSED:
-        return at_step(situation, RolloutStep.RESTART, Because("PodsAccepted", "Pods can be created again."))
+    if refused is None and waits:
+        deployment = situation.observed.deployment
+        is_known = deployment is not None and not deployment.stale
+        accepted = Because(_PODS_ACCEPTED, "Pods can be created again.")
+        return at_step(situation, RolloutStep.RESTART, accepted) if is_known else None
     stuck = _taken_back(situation) or why_failing(situation)
-    if stuck is None and refused is None:
-        stuck = why_stuck(situation, rollout)
+    if stuck is None:
+        stuck = crash_loop(situation) if waits else why_stuck(situation, rollout)
     return None if stuck is None or situation.held else roll_back(situation, stuck)
 
 
@@ -154,7 +157,9 @@ def why_stuck(situation: Situation, rollout: RolloutStatus) -> Because | None:
         deployment is not None and wanted is not None and deployment.applied_hash == applied_hash(wanted)
     )
     if deployment is not None and is_applied:
-        if not deployment.stale and deployment.deadline_exceeded is not None:
+        # What the controller said while no pod could be created says nothing of those that can be now.
+        is_about_pods = not deployment.stale and rollout.reason != _PODS_ACCEPTED
+        if is_about_pods and deployment.deadline_exceeded is not None:
             return Because("ProgressDeadlineExceeded", deployment.deadline_exceeded)
         looping = crash_loop(situation)
         if looping is not None:

@@ -127,7 +127,8 @@ class Reconciler:
         self._on_revision = on_revision
         self._on_end = on_end
         self._instructions = InstructionsReader(gateway)
-        self._refused: dict[AgentKey, dict[tuple[str, str], _Refused]] = {}
+        # By kind, name, and whether it was to be deleted.
+        self._refused: dict[AgentKey, dict[tuple[str, str, bool], _Refused]] = {}
         self._corrected: dict[AgentKey, dict[tuple[str, str], _Corrected]] = {}
         self._applied_at: dict[AgentKey, datetime] = {}
         # Since when names cannot be had: by an object that the watch does not tell of as the agent's.
@@ -298,7 +299,7 @@ class Reconciler:
             logger.warning("not deleted", extra={**told, "error": str(error)})
             self._note_refusal(key, Refusal(*named, None, error.reason, str(error)))
             return
-        self._take_back_refusal(key, named)
+        self._take_back_refusal(key, (*named, True))
         if remaining is None:
             self._cache.forget(ref.kind, ref.namespace, ref.name, ref.uid)
         else:
@@ -328,7 +329,7 @@ class Reconciler:
             self._note_refused_write(key, manifest, error.reason, f"{str(error).strip()}{more}")
             return False
         self._taken.get(key, {}).pop((kind, name), None)
-        self._take_back_refusal(key, (kind, name))
+        self._take_back_refusal(key, (kind, name, False))
         if kind != "Event":
             self._cache.put(_typed(stored, manifest["apiVersion"], kind))
             logger.info("wrote", extra={"object": f"{kind}/{name}", "namespace": key[0]})
@@ -371,11 +372,12 @@ class Reconciler:
 
     def _note_refusal(self, key: AgentKey, refusal: Refusal) -> None:
         noted = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
-        self._refused.setdefault(key, {})[(refusal.kind, refusal.name)] = noted
+        of = (refusal.kind, refusal.name, refusal.applied_hash is None)
+        self._refused.setdefault(key, {})[of] = noted
 
-    def _take_back_refusal(self, key: AgentKey, named: tuple[str, str]) -> None:
+    def _take_back_refusal(self, key: AgentKey, of: tuple[str, str, bool]) -> None:
         refused = self._refused.get(key, {})
-        refused.pop(named, None)
+        refused.pop(of, None)
         if not refused:
             self._refused.pop(key, None)
 
@@ -383,7 +385,7 @@ class Reconciler:
         """What has the name is told of, unless it turns out to be ours within seconds."""
         now, named = self._clock(), _named(manifest)
         since = self._taken.setdefault(key, {}).setdefault(named, now)
-        known = self._refused.get(key, {}).get(named)
+        known = self._refused.get(key, {}).get((*named, False))
         is_told = known is not None and known.refusal.reason == NameTaken.reason
         if is_told or now - since >= _TAKEN_GRACE:
             del self._taken[key][named]
@@ -421,7 +423,7 @@ class Reconciler:
             logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
             self._note_refused_write(key, manifest, error.reason, str(error))
             return
-        self._take_back_refusal(key, (kind, name))
+        self._take_back_refusal(key, (kind, name, False))
         self._cache.put(_typed(stored, manifest["apiVersion"], kind))
         if kind == names.AGENT_KIND:
             after = EvolvingAgentStatus.model_validate(manifest["status"])

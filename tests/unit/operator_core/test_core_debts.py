@@ -374,3 +374,32 @@ async def test_a_release_that_is_refused_is_told_and_tried_again_in_an_hour(
     world.pass_time(3600)
     await world.settle()
     assert len(world.jobs(names.COMPONENT_RELEASE)) == 1
+
+
+async def test_a_debt_that_cannot_be_put_off_is_not_told_again_and_again(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    create, apply = world.cluster.create, world.cluster.apply
+
+    async def no_job(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == "Job":
+            raise Forbidden("exceeded quota: jobs")
+        return await create(manifest)
+
+    async def no_config_map(manifest: dict[str, Any]) -> dict[str, Any]:
+        raise Forbidden("config maps are frozen")
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    world.cluster.create = no_job  # type: ignore[method-assign]
+    world.cluster.apply = no_config_map  # type: ignore[method-assign]
+    for _ in range(30):
+        await world.settle()
+        world.pass_time(10)
+    assert world.events().count("ReleaseFailed") == 0  # nothing says until when it is put off
+
+    world.cluster.apply = apply  # type: ignore[method-assign]
+    for _ in range(30):
+        await world.settle()
+        world.pass_time(10)
+    assert world.events().count("ReleaseFailed") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evolving_operator.api import names
-from evolving_operator.api.models import ConditionStatus, RolloutStep
+from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
 from evolving_operator.cluster.errors import Forbidden, Invalid, NotFound
 from evolving_operator.core.plan import ObjectRef
 from evolving_operator.testing.fake_cluster import Fault
@@ -177,8 +177,9 @@ async def test_pods_that_cannot_be_created_are_told_and_are_not_the_revisions_fa
     assert world.status.active is not None
     assert world.status.active.revision == revision
 
-    # when there is room again, it has all its time
+    # when there is room again, it has all its time, whatever the controller said before
     world.node.refuse_pods("support", None)
+    world.node.exceed_deadline("support")
     await world.settle()
     world.pass_time(590)
     await world.settle()
@@ -198,3 +199,47 @@ async def test_a_job_without_a_pod_is_told(world: Simulation, spec: Spec) -> Non
 
     told = world.condition("Trained")
     assert (told.reason, "kubectl describe job support-finetune-1" in told.message) == ("PodMissing", True)
+
+
+async def test_a_pod_that_crashes_is_the_revisions_fault_though_others_are_refused(
+    world: Simulation, spec: Spec
+) -> None:
+    """It holds the quota's last place: who waits for the refusal to end waits for ever."""
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    crashing = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+    world.node.stick("support", crashing, restarts=5)
+    world.node.refuse_pods("support", "exceeded quota: pods")
+    await world.settle()
+
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+async def test_an_approval_is_spent_by_a_rollback_that_no_revision_could_be_told_of(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=-900, delta=-100)
+    apply_status = world.cluster.apply_status
+
+    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == names.REVISION_KIND:
+            raise Forbidden("cannot patch agentrevisions/status")
+        return await apply_status(manifest)
+
+    world.cluster.apply_status = refusing  # type: ignore[method-assign]
+    world.decide(revision, "Approved")
+    await world.settle()
+    crashing = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+    world.node.stick("support", crashing, restarts=5)
+    await world.settle()
+    for _ in range(5):
+        world.node.roll_out("support")
+        world.pass_time(60)
+        await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision != revision
+    assert [world.events().count(reason) for reason in ("Promoted", "RolledBack")] == [1, 1]

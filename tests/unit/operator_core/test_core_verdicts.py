@@ -242,3 +242,26 @@ async def test_what_is_held_makes_room_for_what_has_not_been_measured(world: Sim
     assert world.status.candidate.model_id == "qwen3-ft"
     await world.evaluate(world.status.candidate.revision, lower=-900, delta=-100)
     assert world.status.candidate.revision == other
+
+
+async def test_a_base_model_that_was_not_judged_has_its_turn_after_what_was_trained_from_it(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    await world.curate("d1")
+    await apply(world, spec | {"model": {"base": "qwen3"}})
+    world.node.roll_out("support")
+    other = names.revision("support", "qwen3", "", "Base", "")
+    world.node.start_job("support", "finetune", "support-finetune-1")
+    world.pass_time(60)
+    world.node.finish_job("support-finetune-1", training_report("qwen3-ft", base="qwen3"))
+    await world.settle()
+    assert world.status.candidate is not None
+    assert world.status.candidate.model_id == "qwen3-ft"
+    assert world.revision_status(other).state is RevisionState.WAITING
+
+    world.decide(world.status.candidate.revision, "Rejected")
+    await world.settle()
+    assert world.status.candidate.revision == other
+    await world.evaluate(other, lower=2500)
+    assert active(world) == other

@@ -47,9 +47,11 @@ CHILDREN = (
 # Events of what may have come and gone while the operator was dead, which then tells of the end only: a run
 # that was begun and ended, and a problem of pods that were replaced meanwhile. Unschedulable, because the
 # scheduler of a cluster without nodes may speak before `node` does, of pods that are a minute old.
-# InvalidSpec, because a write that the API server refuses once is told of, and taken back.
+# InvalidSpec, because a write that the API server refuses once is told of, and taken back; PodsRefused,
+# because that may have been the pods' ServiceAccount.
 PASSING = frozenset(
-    {"CurationStarted", "TrainingStarted", "CrashLoop", "InvalidSpec", "Unschedulable", "Recovered"}
+    {"CurationStarted", "TrainingStarted", "CrashLoop", "InvalidSpec", "PodsRefused", "Unschedulable"}
+    | {"Recovered"}
 )
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")

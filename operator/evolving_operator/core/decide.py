@@ -1,7 +1,8 @@
 """The decision: what was observed, and the time → what is to be done. Pure: no clock, no API, no chance.
 
 In this order:
-1. What the agent's status says about its revisions is written to them (verdicts, states, times).
+1. What the agent's status says about its revisions is written to them (verdicts, states, times). Where
+   that is refused, no step is taken.
 2. The first of the steps that is due is taken: what it needs is created, then one write of the agent's
    status commits it. Nothing else is done in that plan: the next decision starts from the new status. Only
    a plain step, which would be taken again just so, is committed together with what follows from it.
@@ -95,8 +96,12 @@ def undecided(observed: Observed, error: Exception, now: datetime) -> Plan:
 
 
 def _actions(situation: Situation) -> Iterator[Action]:
-    yield from revision_statuses(situation)
-    step = next((step for due in _STEPS if (step := _possible(situation, due(situation))) is not None), None)
+    records = tuple(revision_statuses(situation))
+    unwritten = [record for record in records if is_refused(situation, record.manifest)]
+    yield from (record for record in records if record not in unwritten)
+    steps = (_possible(situation, due(situation)) for due in _STEPS)
+    # What a step leaves behind is in the revisions' statuses alone: none is taken before they are written.
+    step = None if unwritten else next((step for step in steps if step is not None), None)
     before = situation.status
     yield from missing_base(situation)
     if step is not None:

@@ -75,8 +75,7 @@ def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:
             },
             "status": wanted.to_wire(),
         }
-        if not is_refused(situation, manifest):
-            yield WriteStatus(manifest)
+        yield WriteStatus(manifest)
 
 
 def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisionStatus | None:

@@ -283,7 +283,7 @@ class Reconciler:
                 is_written = await self._write(key, action, manifest)
                 return is_written or not action.is_required
             case WriteStatus(manifest) if observed is not None:
-                await self._write_status(key, observed, manifest)
+                return await self._write_status(key, observed, manifest)
             case Delete(ref):
                 await self._delete(key, ref)
         return True
@@ -409,7 +409,8 @@ class Reconciler:
         item = _Corrected(Correction(kind, name, count, fields, owned), now, now + delay)
         self._corrected.setdefault(key, {})[(kind, name)] = item
 
-    async def _write_status(self, key: AgentKey, observed: Observed, manifest: Manifest) -> None:
+    async def _write_status(self, key: AgentKey, observed: Observed, manifest: Manifest) -> bool:
+        """False for a revision's that is refused: it is noted for the conditions."""
         kind, metadata = manifest["kind"], manifest["metadata"]
         name = metadata["name"]
         try:
@@ -422,17 +423,18 @@ class Reconciler:
                 raise  # there is no other place to tell it
             logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
             self._note_refused_write(key, manifest, error.reason, str(error))
-            return
+            return False
         self._take_back_refusal(key, (kind, name, False))
         self._cache.put(_typed(stored, manifest["apiVersion"], kind))
         if kind == names.AGENT_KIND:
             after = EvolvingAgentStatus.model_validate(manifest["status"])
             self._on_agent(key, observed.agent.status, after)
-            return
+            return True
         revision = observed.revisions.get(name)
         self._on_revision(
             key, revision.status if revision else None, AgentRevisionStatus.model_validate(manifest["status"])
         )
+        return True
 
 
 def _named(manifest: Manifest) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -13,7 +13,6 @@ from evolving_agent.contract.learning import DatasetFormat
 MAX_REPORT_BYTES = 4096  # kubelet truncates what is longer
 MAX_MESSAGE_CHARS = 1024
 MAX_COUNT = 2**31 - 1
-
 
 BasisPoints = Annotated[int, Field(ge=-(2**31), le=MAX_COUNT)]  # a bound may lie below -100 %
 
@@ -111,7 +110,7 @@ Report = Annotated[
     Field(discriminator="kind"),
 ]
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
-_KINDS = frozenset({"Curation", "Training", "Evaluation", "Validation", "Release", "Serve"})
+_KINDS = frozenset(report.model_fields["kind"].default for report in get_args(get_args(Report)[0]))
 
 
 def parse_report(message: str) -> Report | None:

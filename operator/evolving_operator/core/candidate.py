@@ -18,6 +18,7 @@ from evolving_operator.core.live_traffic import why_trial_fails
 from evolving_operator.core.moves import (
     moved,
     nominated,
+    taken_back,
     with_rollout_of_candidate,
     without_candidate,
     without_trial,
@@ -154,17 +155,7 @@ def _is_inconclusive(situation: Situation, candidate: ObservedRevision) -> bool:
 
 def _abort(situation: Situation, trial: RolloutStatus, revision: ObservedRevision, because: Because) -> Step:
     """End a trial and quarantine its candidate: users go on with what they had, and no pod is replaced."""
-    aborted = trial.model_copy(
-        update={
-            "decided_generation": revision.generation,
-            "step": RolloutStep.ROLLED_BACK,
-            "percent": None,
-            "template": None,
-            "since": situation.timestamp,
-            "reason": because.reason,
-            "message": because.message[:1000],
-        }
-    )
+    aborted = taken_back(situation, trial, revision, because)
     told = with_rollout_of_candidate(situation, aborted)
     return Step(situation.status.model_copy(update={"candidate": None, **told}))
 

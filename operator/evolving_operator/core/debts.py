@@ -49,13 +49,14 @@ def decide_debts(
             wanted = _job_of(debt)
         except ValueError as error:
             if not is_waiting:
-                yield from _unreadable(debt, error, timers.now)
+                said = f"What the deleted agent {debt.agent} owes its provider cannot be read: {error}"
+                yield from _put_off(debt, said, timers.now)
             continue
         name = wanted["metadata"]["name"]
         if name in jobs:
             yield from _settled(debt, jobs[name], timers)
         elif name in refused and not is_waiting:
-            yield from _put_off(debt, refused[name].message, timers.now)
+            yield from _put_off(debt, f"{_still_there(debt)}: {refused[name].message}", timers.now)
         elif not is_waiting:
             yield Create(wanted)
 
@@ -126,18 +127,14 @@ def _job_of(debt: ObservedDebt) -> Manifest:
     return with_applied_hash(manifest | {"metadata": manifest["metadata"] | {"ownerReferences": [owner]}})
 
 
-def _unreadable(debt: ObservedDebt, error: ValueError, now: datetime) -> Iterator[Action]:
-    """Somebody has changed what was written down: it waits as long as a release that failed."""
+def _put_off(debt: ObservedDebt, said: str, now: datetime) -> Iterator[Action]:
+    """There is no Job, nor can there be one now: it waits as long as a release that failed."""
     yield Apply(_postponed(debt, now + _RETRY), is_required=True)  # else it would be told again and again
-    said = f"What the deleted agent {debt.agent} owes its provider cannot be read: {error}."
-    yield _told(debt, "ReleaseFailed", f"{said} {_later(debt)}", now, rfc3339(now), warning=True)
+    yield _told(debt, "ReleaseFailed", f"{said}. {_later(debt)}", now, rfc3339(now), warning=True)
 
 
-def _put_off(debt: ObservedDebt, refusal: str, now: datetime) -> Iterator[Action]:
-    """The API server takes no Job: a quota, a policy."""
-    yield Apply(_postponed(debt, now + _RETRY), is_required=True)  # else it would be told again and again
-    said = f"The deleted agent {debt.agent} still has jobs, models or files at its provider: {refusal}."
-    yield _told(debt, "ReleaseFailed", f"{said} {_later(debt)}", now, rfc3339(now), warning=True)
+def _still_there(debt: ObservedDebt) -> str:
+    return f"The deleted agent {debt.agent} still has jobs, models or files at its provider"
 
 
 def _later(debt: ObservedDebt) -> str:
@@ -152,8 +149,7 @@ def _event(debt: ObservedDebt, job: ObservedJob, now: datetime) -> Create:
     reason, note = "Released", f"The provider has forgotten the deleted agent {debt.agent}. {said}"
     if not job.succeeded:
         reason = "ReleaseFailed"
-        note = f"The deleted agent {debt.agent} still has jobs, models or files at its provider. {said}. "
-        note += _later(debt)
+        note = f"{_still_there(debt)}. {said}. {_later(debt)}"
     return _told(debt, reason, note, now, job.uid, warning=not job.succeeded)
 
 

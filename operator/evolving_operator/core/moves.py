@@ -50,17 +50,7 @@ def roll_back(situation: Situation, because: Because) -> Step | None:
     status, served = situation.status, served_rollout(situation)
     if status.previous is None or served is None:
         return None
-    active = situation.revision(status.active)
-    rollout = served.model_copy(
-        update={
-            "decided_generation": active.generation if active is not None else None,
-            "step": RolloutStep.ROLLED_BACK,
-            "since": situation.timestamp,
-            "template": None,
-            "reason": because.reason,
-            "message": because.message[:1000],
-        }
-    )
+    rollout = taken_back(situation, served, situation.revision(status.active), because)
     back = status.previous.model_copy(update={"since": situation.timestamp})
     update = {
         "active": back,
@@ -70,6 +60,23 @@ def roll_back(situation: Situation, because: Because) -> Step | None:
         "promotion": None,
     }
     return Step(status.model_copy(update=update))
+
+
+def taken_back(
+    situation: Situation, rollout: RolloutStatus, revision: ObservedRevision | None, because: Because
+) -> RolloutStatus:
+    """The rollout's end where its revision failed, with which every approval of it until now is spent."""
+    return rollout.model_copy(
+        update={
+            "decided_generation": revision.generation if revision is not None else None,
+            "step": RolloutStep.ROLLED_BACK,
+            "percent": None,
+            "template": None,
+            "since": situation.timestamp,
+            "reason": because.reason,
+            "message": because.message[:1000],
+        }
+    )
 
 
 def _other_than(served: RevisionRef, candidate: RevisionRef | None) -> RevisionRef | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from evolving_operator.api import names
@@ -112,27 +114,34 @@ async def test_what_could_not_be_deleted_and_is_wanted_again_is_no_fault(
     assert world.cluster.get("CronJob", names.curate_cron_job("support")) is not None
 
 
+@contextmanager
+def refused_statuses_of_revisions(world: Simulation) -> Iterator[list[dict[str, Any]]]:
+    """What is asked for in vain."""
+    apply_status = world.cluster.apply_status
+    asked: list[dict[str, Any]] = []
+
+    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == names.REVISION_KIND:
+            asked.append(manifest)
+            raise Forbidden("cannot patch agentrevisions/status")
+        return await apply_status(manifest)
+
+    world.cluster.apply_status = refusing  # type: ignore[method-assign]
+    yield asked
+    world.cluster.apply_status = apply_status  # type: ignore[method-assign]
+
+
 async def test_a_revisions_status_that_is_refused_is_told_and_holds_nothing_else_up(
     world: Simulation, spec: Spec
 ) -> None:
     await world.serve(spec)
     world.apply_agent(spec | {"model": {"base": "qwen3"}, "agent": {**spec["agent"], "replicas": 5}})
-    refused = Forbidden("cannot patch agentrevisions/status")
-    apply_status, asked = world.cluster.apply_status, []
+    with refused_statuses_of_revisions(world) as asked:
+        await world.settle()
+        assert len(asked) == 1
+        assert world.node.deployment("support")["spec"]["replicas"] == 5
+        assert world.condition("Degraded").reason == "Forbidden"
 
-    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
-        if manifest["kind"] == names.REVISION_KIND:
-            asked.append(manifest)
-            raise refused
-        return await apply_status(manifest)
-
-    world.cluster.apply_status = refusing  # type: ignore[method-assign]
-    await world.settle()
-    assert len(asked) == 1
-    assert world.node.deployment("support")["spec"]["replicas"] == 5
-    assert world.condition("Degraded").reason == "Forbidden"
-
-    world.cluster.apply_status = apply_status  # type: ignore[method-assign]
     world.pass_time(11)
     await world.settle()
     assert world.condition("Degraded").status is ConditionStatus.FALSE
@@ -221,23 +230,15 @@ async def test_no_step_is_taken_that_the_revisions_cannot_be_told_of(world: Simu
     await world.serve(spec)
     revision = await world.train()
     await world.evaluate(revision, lower=-900, delta=-100)
-    apply_status = world.cluster.apply_status
+    with refused_statuses_of_revisions(world):
+        world.decide(revision, "Approved")
+        for _ in range(3):
+            await world.settle()
+            world.pass_time(60)
+        assert world.status.active is not None
+        assert world.status.active.revision != revision
+        assert world.condition("Degraded").reason == "Forbidden"
 
-    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
-        if manifest["kind"] == names.REVISION_KIND:
-            raise Forbidden("cannot patch agentrevisions/status")
-        return await apply_status(manifest)
-
-    world.cluster.apply_status = refusing  # type: ignore[method-assign]
-    world.decide(revision, "Approved")
-    for _ in range(3):
-        await world.settle()
-        world.pass_time(60)
-    assert world.status.active is not None
-    assert world.status.active.revision != revision
-    assert world.condition("Degraded").reason == "Forbidden"
-
-    world.cluster.apply_status = apply_status  # type: ignore[method-assign]
     world.pass_time(11)
     await world.settle()
     assert world.status.active.revision == revision

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 
 from evolving_operator.cluster.kinds import Kind
-from evolving_operator.cluster.records import Page, parse_page
+from evolving_operator.cluster.records import ListPart, parse_list
 from evolving_operator.testing.fake_cluster import FakeCluster
 
 
@@ -17,10 +17,10 @@ class SilentWatches:
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster
 
-    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[ListPart]:
         items, version = self._cluster.listed(kind, namespace)
         text = json.dumps({"metadata": {"resourceVersion": version}, "items": items})
-        yield parse_page(kind, text.encode())
+        yield parse_list(kind, text.encode())
 
     async def lines(
         self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float

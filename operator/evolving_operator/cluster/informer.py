@@ -16,7 +16,14 @@ from typing import Protocol
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.errors import ClusterError, NotFound, Unavailable
 from evolving_operator.cluster.kinds import Kind
-from evolving_operator.cluster.records import AgentKey, GarbledError, ObjectKey, Page, WatchError, parse_event
+from evolving_operator.cluster.records import (
+    AgentKey,
+    GarbledError,
+    ListPart,
+    ObjectKey,
+    WatchError,
+    parse_event,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +40,7 @@ _GONE = 410
 class Source(Protocol):
     """The API server. Both raise a `ClusterError`; a `NotFound` of a watch is HTTP 410 as well."""
 
-    def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+    def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[ListPart]:
         """The list, part by part."""
         ...
 
@@ -75,12 +82,12 @@ class Informer:
     async def _list(self) -> None:
         listed: set[ObjectKey] = set()
         version = ""
-        async for page in self._source.listed(self._kind, self.namespace):
-            for record in page.records:
+        async for part in self._source.listed(self._kind, self.namespace):
+            for record in part.records:
                 listed.add(record.key)
                 if (agent := self._cache.take_in(record)) is not None:
                     self._on_news(agent)
-            version = page.version
+            version = part.version
         for agent in self._cache.drop_unlisted(self._kind, self.namespace, listed, version):
             self._on_news(agent)
         self._version = version

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evolving_operator.cluster.kinds import Kind
-from evolving_operator.cluster.records import Page, Record, parse_object, parse_page
+from evolving_operator.cluster.records import ListPart, Record, parse_list, parse_object
 
 _ITEMS = b'"items":[{'
 _METADATA = b'"metadata":{'
@@ -45,9 +45,9 @@ class ListReader:
         del self._text[self._first : start]
         return records
 
-    def end(self) -> Page:
+    def end(self) -> ListPart:
         """The rest of the items, and the list's version. Raises GarbledError."""
-        return parse_page(self._kind, bytes(self._text))
+        return parse_list(self._kind, bytes(self._text))
 
     def _learn(self) -> bool:
         items = self._text.find(_ITEMS)

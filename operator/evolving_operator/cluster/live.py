@@ -27,7 +27,7 @@ from evolving_operator.cluster.errors import (
 )
 from evolving_operator.cluster.kinds import Kind, kind_of
 from evolving_operator.cluster.listing import ListReader
-from evolving_operator.cluster.records import GarbledError, Page
+from evolving_operator.cluster.records import GarbledError, ListPart
 from evolving_operator.core.plan import Manifest, ObjectRef
 
 Raw = dict[str, Any]
@@ -147,7 +147,7 @@ class LiveGateway:
         answer = await self._request("delete", "DELETE", kind.path(ref.namespace, ref.name), body=options)
         return answer if "resourceVersion" in answer.get("metadata", {}) else None
 
-    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[ListPart]:
         """The list, parsed for the cache while it arrives. Raises ClusterError.
 
         Asked for as a whole, which the API server sends from its memory. Pages, from the second one on, it
@@ -166,7 +166,7 @@ class LiveGateway:
         ) as response:
             async for chunk in response.content.iter_any():
                 if records := reader.feed(chunk):
-                    yield Page(records)
+                    yield ListPart(records)
         try:
             yield reader.end()
         except GarbledError as error:

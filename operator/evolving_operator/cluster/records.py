@@ -80,7 +80,7 @@ class _ListMetadata(msgspec.Struct):
     resourceVersion: str  # noqa: N815
 
 
-class _Page(msgspec.Struct):
+class _List(msgspec.Struct):
     metadata: _ListMetadata
     items: list[_Parsed] | None  # null in an empty list of metadata
 
@@ -160,7 +160,7 @@ class _Kept(msgspec.Struct, omit_defaults=True):
 _OBJECT = msgspec.json.Decoder(_Parsed)
 _STATUS = msgspec.json.Decoder(_Status)
 _BOOKMARK = msgspec.json.Decoder(_Bookmark)
-_PAGE = msgspec.json.Decoder(_Page)
+_LIST = msgspec.json.Decoder(_List)
 _EVENT = msgspec.json.Decoder(_Event)
 _SPEC_OF_DEPLOYMENT = msgspec.json.Decoder(_DeploymentSpec)
 _SPEC_OF_JOB = msgspec.json.Decoder(_JobSpec)
@@ -210,7 +210,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return found
 
 
-class Page(NamedTuple):
+class ListPart(NamedTuple):
     """A part of a list; only the last one has the version of all of it."""
 
     records: list[Record]
@@ -237,15 +237,15 @@ class GarbledError(Exception):
     """That is nothing that an API server says."""
 
 
-def parse_page(kind: Kind, text: bytes) -> Page:
+def parse_list(kind: Kind, text: bytes) -> ListPart:
     """Of a list of that kind. Raises GarbledError."""
     try:
-        page = _PAGE.decode(text)
-        int(page.metadata.resourceVersion)
-        records = [_record(kind, item) for item in page.items or ()]
+        part = _LIST.decode(text)
+        int(part.metadata.resourceVersion)
+        records = [_record(kind, item) for item in part.items or ()]
     except ValueError as error:  # also of a text that is no UTF-8, and of a version that is no number
         raise GarbledError(str(error)) from error
-    return Page(records, page.metadata.resourceVersion)
+    return ListPart(records, part.metadata.resourceVersion)
 
 
 def parse_object(kind: Kind, text: bytes) -> Record:

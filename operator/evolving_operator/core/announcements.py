@@ -14,6 +14,7 @@ from evolving_operator.api.models import (
     Condition,
     ConditionStatus,
     EvolvingAgentStatus,
+    RevisionRef,
     RolloutStatus,
     RolloutStep,
     RunState,
@@ -95,7 +96,10 @@ def drift_corrected(kind: str, name: str, fields: Sequence[str], child: Child) -
 
 def _served(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
     old, new = before.active, after.active
-    if new is None or (old is not None and old.revision == new.revision):
+    if new is None:
+        return
+    if old is not None and old.revision == new.revision:
+        yield from _way_back(before.previous, after.previous)
         return
     key = (new.revision, old.since if old else "", old.revision if old else "")
     if old is None:
@@ -120,6 +124,22 @@ def _served(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator
         f"{new.revision} ({new.model_id}) takes over from {old.revision} ({old.model_id}).{why}",
         "Promote",
         key,
+    )
+
+
+def _way_back(old: RevisionRef | None, new: RevisionRef | None) -> Iterator[Announcement]:
+    """The way back changes with what is served, or because a person has said so."""
+    if old is None or (new is not None and new.revision == old.revision):
+        return
+    then = (
+        f"A rollback returns to {new.revision} ({new.model_id})." if new else "There is no way back any more."
+    )
+    yield Announcement(
+        "PreviousRejected",
+        f"{old.revision} ({old.model_id}) was rejected by a person. {then}",
+        "Reject",
+        (old.revision, old.since),
+        warning=new is None,
     )
 
 

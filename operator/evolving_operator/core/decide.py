@@ -47,6 +47,7 @@ from evolving_operator.core.rollout import (
     advance_restart,
     follow_clock,
     follow_pin,
+    replace_previous,
     watch_promoted,
 )
 from evolving_operator.core.schedule import next_run
@@ -60,6 +61,7 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     adopt_base,
     follow_pin,
     follow_clock,
+    replace_previous,
     advance_restart,
     advance_bake,
     watch_promoted,

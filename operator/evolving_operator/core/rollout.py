@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from evolving_operator.api.models import Decision, RolloutStatus, RolloutStep
+from evolving_operator.api.models import Decision, RevisionState, RolloutStatus, RolloutStep
 from evolving_operator.core.clock import after, parse_time
 from evolving_operator.core.live_traffic import in_words, why_failing
 from evolving_operator.core.moves import at_step, moved, ref_of, roll_back
@@ -58,6 +58,25 @@ def follow_clock(situation: Situation) -> Step | None:
         return None
     begun = rollout.model_copy(update={"since": situation.timestamp})
     return Step(situation.status.model_copy(update={"rollout": begun}))
+
+
+def replace_previous(situation: Situation) -> Step | None:
+    """What a person has rejected meanwhile is not what a rollback returns to: what served before it is."""
+    previous, active = situation.revision(situation.status.previous), situation.status.active
+    if previous is None or active is None or previous.spec.decision is not Decision.REJECTED:
+        return None
+    served = [
+        (revision.status.promoted_at, revision.name)
+        for revision in situation.observed.revisions.values()
+        if revision.status.promoted_at is not None
+        and revision.status.state is RevisionState.RETIRED
+        and revision.spec.decision is not Decision.REJECTED
+        and not revision.is_left
+        and revision.name != active.revision
+    ]
+    known = situation.observed.revisions[max(served)[1]] if served else None
+    then = None if known is None else ref_of(known, situation)
+    return Step(situation.status.model_copy(update={"previous": then}))
 
 
 def advance_restart(situation: Situation) -> Step | None:

@@ -17,7 +17,7 @@ from evolving_operator.api import names
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.cluster.kinds import Kind
-from evolving_operator.cluster.records import AgentKey, Page
+from evolving_operator.cluster.records import AgentKey, ListPart
 from evolving_operator.core.builders.context import Images
 from evolving_operator.core.plan import Manifest
 from evolving_operator.settings import Settings
@@ -42,11 +42,11 @@ class ForbiddenNamespace(SilentWatches):
         self._forbidden = namespace
         self.is_back = False
 
-    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[ListPart]:
         if namespace == self._forbidden and not self.is_back and kind.kind != "Pod":
             raise Forbidden(f"{kind.plural} is forbidden in the namespace {namespace}")
-        async for page in super().listed(kind, namespace):
-            yield page
+        async for part in super().listed(kind, namespace):
+            yield part
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.errors import ClusterError, Forbidden, NotFound, Unavailable
 from evolving_operator.cluster.informer import Informer
 from evolving_operator.cluster.kinds import OWNED, Kind
-from evolving_operator.cluster.records import Page, parse_page
+from evolving_operator.cluster.records import ListPart, parse_list
 from support.cluster import eventually_async
 
 JOBS = next(kind for kind in OWNED if kind.kind == "Job")
@@ -53,13 +53,13 @@ class ScriptedSource:
     lists: int = 0
     watched_from: list[str] = field(default_factory=list)
 
-    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
+    async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[ListPart]:
         """In two parts."""
         self.lists += 1
         text = json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": self.objects})
-        records, version = parse_page(kind, text.encode())
-        yield Page(records[:2])
-        yield Page(records[2:], version)
+        records, version = parse_list(kind, text.encode())
+        yield ListPart(records[:2])
+        yield ListPart(records[2:], version)
 
     async def lines(
         self, kind: Kind, namespace: str | None, version: str, *, seconds: int, silent: float
@@ -205,12 +205,12 @@ async def test_of_two_lists_at_once_the_older_one_brings_nothing_back() -> None:
     class Slow(ScriptedSource):
         may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
-        async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[Page]:
-            pages = [page async for page in super().listed(kind, namespace)]
+        async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[ListPart]:
+            parts = [part async for part in super().listed(kind, namespace)]
             if self.lists == 1:
                 await self.may_answer.wait()
-            for page in pages:
-                yield page
+            for part in parts:
+                yield part
 
     source = Slow([job("a", 5)])
     scene = Scene(source)

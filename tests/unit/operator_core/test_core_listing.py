@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evolving_operator.cluster.kinds import AGENT, CACHED, Kind, kind_of
 from evolving_operator.cluster.listing import ListReader
-from evolving_operator.cluster.records import GarbledError, Record, parse_object, parse_page
+from evolving_operator.cluster.records import GarbledError, Record, parse_list, parse_object
 
 Raw = dict[str, Any]
 
@@ -90,7 +90,7 @@ def test_it_is_what_reading_all_of_it_at_once_gives(
 
     records, _, version = read(kind, cut(text, iter(lambda: chance.choice(sizes), None)))
 
-    assert (records, version) == (parse_page(kind, text).records, "900")
+    assert (records, version) == (parse_list(kind, text).records, "900")
 
 
 @pytest.mark.parametrize("is_custom", [True, False])

@@ -29,7 +29,7 @@ from evolving_operator.cluster.errors import (
 )
 from evolving_operator.cluster.kinds import OWNED, Kind
 from evolving_operator.cluster.live import LiveGateway
-from evolving_operator.cluster.records import Page
+from evolving_operator.cluster.records import ListPart
 from evolving_operator.core.plan import ObjectRef
 
 SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"}}
@@ -98,8 +98,8 @@ async def test_a_deletion_means_that_very_object(gateway: LiveGateway, script: S
     assert json.loads(script.bodies[0])["preconditions"] == {"uid": "uid-1"}
 
 
-async def listed(gateway: LiveGateway, kind: Kind) -> list[Page]:
-    return [page async for page in gateway.listed(kind, None)]
+async def listed(gateway: LiveGateway, kind: Kind) -> list[ListPart]:
+    return [part async for part in gateway.listed(kind, None)]
 
 
 async def test_a_list_is_asked_for_as_a_whole_and_read_in_parts(gateway: LiveGateway, script: Script) -> None:
@@ -111,11 +111,11 @@ async def test_a_list_is_asked_for_as_a_whole_and_read_in_parts(gateway: LiveGat
     whole = {"metadata": {"resourceVersion": "9"}, "items": [{"metadata": item} for item in metadata]}
     script.answers.append(web.Response(body=msgspec.json.encode(whole), content_type="application/json"))
 
-    pages = await listed(gateway, JOBS)
+    parts = await listed(gateway, JOBS)
 
-    assert [record.key[2] for page in pages for record in page.records] == names_of_all
-    assert len(pages) > 2
-    assert [page.version for page in pages] == [*[""] * (len(pages) - 1), "9"]
+    assert [record.key[2] for part in parts for record in part.records] == names_of_all
+    assert len(parts) > 2
+    assert [part.version for part in parts] == [*[""] * (len(parts) - 1), "9"]
     assert script.requests[0].path == "/apis/batch/v1/jobs"
     assert dict(script.requests[0].query) == {"labelSelector": names.LABEL_AGENT}
 
@@ -123,7 +123,7 @@ async def test_a_list_is_asked_for_as_a_whole_and_read_in_parts(gateway: LiveGat
 async def test_only_metadata_is_asked_for_where_no_more_is_read(gateway: LiveGateway, script: Script) -> None:
     for kind in OWNED:
         script.say({"items": None if kind.bare else [], "metadata": {"resourceVersion": "1"}})
-        assert await listed(gateway, kind) == [Page([], "1")]
+        assert await listed(gateway, kind) == [ListPart([], "1")]
 
     asked = {
         kind.kind

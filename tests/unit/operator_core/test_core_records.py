@@ -11,7 +11,7 @@ from typing import Any
 
 from evolving_operator.api import names
 from evolving_operator.cluster.kinds import CACHED, kind_of
-from evolving_operator.cluster.records import Record, parse_event, parse_page
+from evolving_operator.cluster.records import Record, parse_event, parse_list
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.core.ownership import other_writers, owned_fields
 from evolving_operator.core.reading import (
@@ -91,7 +91,7 @@ def service(**metadata: Any) -> dict[str, Any]:
 
 def test_of_what_is_only_applied_the_metadata_is_kept() -> None:
     kind = kind_of("v1", "Service")
-    (record,) = parse_page(
+    (record,) = parse_list(
         kind, json.dumps({"metadata": {"resourceVersion": "9"}, "items": [service()]}).encode()
     ).records
 

@@ -302,6 +302,41 @@ async def test_where_there_is_nothing_to_return_to_a_worse_score_is_told_and_end
     assert rollout_of(world).reason == "ScoreDropped"
 
 
+async def test_a_rollback_never_returns_to_what_a_person_has_rejected(world: Simulation, spec: Spec) -> None:
+    # given two trained revisions that have served one after the other
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    await roll_out(world)
+
+    # when a person rejects the one that a rollback would return to
+    world.decide(first, "Rejected")
+    await world.settle()
+
+    # then it returns to what served before that
+    assert world.status.previous is not None
+    assert world.status.previous.revision == BASE
+    assert "PreviousRejected" in world.events()
+    await world.validate(second, score=100)
+    assert active(world) == BASE
+    assert world.revision_status(first).state is RevisionState.RETIRED
+
+
+async def test_where_all_that_has_served_was_rejected_there_is_no_way_back(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec)
+
+    world.decide(BASE, "Rejected")
+    await world.settle()
+    assert world.status.previous is None
+    await crash(world)
+
+    assert active(world) == revision
+    assert world.condition("Degraded").status is ConditionStatus.TRUE
+
+
 async def test_a_clock_that_is_set_back_neither_hides_a_rollback_nor_makes_it_last(
     world: Simulation, spec: Spec
 ) -> None:

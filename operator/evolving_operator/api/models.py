@@ -708,6 +708,10 @@ class AgentRevisionStatus(Document):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["suite"]},
     )
     promoted_at: Timestamp | None = Field(default=None, description="When it first served all users.")
+    proven_at: Timestamp | None = Field(
+        default=None,
+        description="When it had held its own: the rollout that brought it to all users had ended.",
+    )
     rolled_back_at: Timestamp | None = Field(default=None, description="When it was taken back.")
     rollback_reason: str | None = Field(default=None, description="Why it was taken back.")
     decided_generation: int | None = Field(

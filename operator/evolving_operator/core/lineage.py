@@ -32,6 +32,7 @@ from evolving_operator.core.validation import is_outdated
 
 _OPEN = frozenset({None, RevisionState.CANDIDATE, RevisionState.WAITING})
 _RULED_OUT = frozenset({RevisionState.REJECTED, RevisionState.ROLLED_BACK})
+_AGAINST = frozenset({VerdictResult.FAILED, VerdictResult.INCONCLUSIVE})
 _SERVED = frozenset({RolloutStep.BAKE, RolloutStep.DONE})
 _AFTER_BAKE = frozenset({RolloutStep.DONE, RolloutStep.ROLLED_BACK})
 
@@ -81,7 +82,7 @@ def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:
 def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisionStatus | None:
     """None for a revision that nothing refers to yet: what created it was cut short, and will come back."""
     status, training = revision.status, situation.status.training
-    is_known = status.state is not None or (training is not None and training.revision == revision.name)
+    is_known = status.state is not None or revision.name in (situation.status.base, training and training.revision)
     if not is_known and _place(situation, revision) is None:
         return None
     update: dict[str, object] = {}
@@ -102,7 +103,7 @@ def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisio
                 "asked": comparison_digest(situation.context),
                 "incumbent": active.revision if active is not None else None,
             }
-    if decided := decided_generation(situation, revision):
+    if (decided := decided_generation(situation, revision)) != (status.decided_generation or 1):
         update["decided_generation"] = decided
     update |= _times(situation, revision)
     status = status.updated(**update)
@@ -134,7 +135,7 @@ def _place(situation: Situation, revision: ObservedRevision) -> RevisionState | 
 
 
 def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object]:
-    """When it first served all users, and when it was taken back."""
+    """When it first served all users, when it had held its own, and when it was taken back."""
     rollout, status = situation.status.rollout, revision.status
     if rollout is not None and rollout.revision == revision.name:
         if rollout.step is RolloutStep.ROLLED_BACK and status.rolled_back_at != rollout.since:
@@ -142,12 +143,16 @@ def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object
                 "rolled_back_at": rollout.since,
                 "rollback_reason": f"{rollout.reason}: {rollout.message}",
             }
-        is_news = status.promoted_at is None or _was_taken_back(status)
-        serves = rollout.step in _SERVED and rollout.reason != NO_PODS
-        return {"promoted_at": rollout.since} if serves and is_news else {}
+        if rollout.step not in _SERVED or rollout.reason == NO_PODS:
+            return {}
+        if status.promoted_at is None or _was_taken_back(status):
+            status = status.updated(promoted_at=rollout.since, proven_at=None)
+        if rollout.step is RolloutStep.DONE and status.proven_at is None:
+            status = status.updated(proven_at=rollout.since)
+        return {"promoted_at": status.promoted_at, "proven_at": status.proven_at}
     is_active = _place(situation, revision) is RevisionState.ACTIVE
     if is_active and status.promoted_at is None and situation.settled and situation.spec.agent.replicas > 0:
-        return {"promoted_at": situation.timestamp}
+        return {"promoted_at": situation.timestamp, "proven_at": situation.timestamp}
     return {}
 
 
@@ -170,7 +175,7 @@ def _state(
     )
     if is_going_back or _was_taken_back(status):
         return RevisionState.ROLLED_BACK
-    if revision.status.state not in _OPEN:
+    if revision.status.state not in _OPEN and not _is_reprieved(revision):
         return revision.status.state if revision.status.state in _RULED_OUT else RevisionState.RETIRED
     gives_up = situation.spec.evaluation.on_inconclusive is OnInconclusive.REJECT
     is_judged = revision.status.state is RevisionState.CANDIDATE and (
@@ -179,6 +184,12 @@ def _state(
     if revision.spec.decision is Decision.REJECTED or is_judged:
         return RevisionState.REJECTED
     return RevisionState.RETIRED if _is_superseded(situation, revision) else RevisionState.WAITING
+
+
+def _is_reprieved(revision: ObservedRevision) -> bool:
+    """Whether a person has taken a rejection back, and no verdict has ruled it out."""
+    is_rejected = revision.status.state is RevisionState.REJECTED
+    return is_rejected and revision.spec.decision is Decision.AUTO and revision.status.result not in _AGAINST
 
 
 def _is_superseded(situation: Situation, revision: ObservedRevision) -> bool:
@@ -223,13 +234,25 @@ def _approved(situation: Situation, revision: ObservedRevision, status: AgentRev
             "spec.decision is Approved, but what came of that is over. To approve it again, set it to Auto "
             "and then to Approved.",
         )
+    base = situation.spec.model.base
+    if revision.spec.decision is Decision.APPROVED and revision.spec.base != base and not is_acted_upon:
+        return false(
+            "OtherBase",
+            f"spec.decision is Approved, and counts once spec.model.base of the agent is {revision.spec.base}: it "
+            f"is {base}. (spec.rollout.pin serves a revision of any base; Auto takes the approval back.)",
+        )
     if revision.spec.decision is Decision.APPROVED:
         return true("ApprovedByPerson", "spec.decision is Approved.")
+    if revision.spec.decision is Decision.REJECTED and status.state is RevisionState.ACTIVE:
+        return false(
+            "RejectedByPerson",
+            "spec.decision is Rejected, but there is nothing to return to: spec.rollout.pin serves another.",
+        )
     if revision.spec.decision is Decision.REJECTED:
         return false("RejectedByPerson", "spec.decision is Rejected.")
     if status.state is RevisionState.ROLLED_BACK:
         return false("RolledBack", "It was taken back. To promote it again, set spec.decision to Approved.")
-    if situation.spec.rollout.approval is Approval.MANUAL:
+    if situation.spec.rollout.approval is Approval.MANUAL and status.state in _OPEN:
         return unknown("AwaitsPerson", "spec.rollout.approval is Manual: set spec.decision.")
     if status.result is VerdictResult.PASSED:
         return true("VerdictPassed", "It passed every suite.")

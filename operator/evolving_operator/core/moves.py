@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from evolving_operator.api.models import EvolvingAgentStatus, RevisionRef, RolloutStatus, RolloutStep
+from evolving_operator.api.models import (
+    Decision,
+    EvolvingAgentStatus,
+    RevisionRef,
+    RevisionState,
+    RolloutStatus,
+    RolloutStep,
+)
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import first_evaluation
 from evolving_operator.core.serving import awaits_pods, never_served, served_rollout
@@ -21,7 +28,7 @@ def moved(situation: Situation, to: RevisionRef, because: Because) -> EvolvingAg
     )
     previous = _proven(situation)
     if previous is not None and previous.revision == to.revision:
-        previous = None
+        previous = proven_before(situation, to)
     update = {
         "active": to,
         "previous": previous,
@@ -43,6 +50,20 @@ def _proven(situation: Situation) -> RevisionRef | None:
     never_came_up = replicas > 0 and never_served(situation)
     is_unproven = situation.rollout_under_way or awaits_pods(situation) or never_came_up
     return status.previous if is_unproven else status.active
+
+
+def proven_before(situation: Situation, served: RevisionRef) -> RevisionRef | None:
+    """The last other revision that had held its own, and that nobody has taken back or rejected."""
+    proven = [
+        (revision.status.proven_at, revision.name)
+        for revision in situation.observed.revisions.values()
+        if revision.status.proven_at is not None
+        and revision.status.state is not RevisionState.ROLLED_BACK
+        and revision.spec.decision is not Decision.REJECTED
+        and not revision.is_left
+        and revision.name != served.revision
+    ]
+    return ref_of(situation.observed.revisions[max(proven)[1]], situation) if proven else None
 
 
 def roll_back(situation: Situation, because: Because) -> Step | None:

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from evolving_operator.api.models import Decision, RevisionState, RolloutStatus, RolloutStep
+from evolving_operator.api import names
+from evolving_operator.api.models import ConditionStatus, Decision, RolloutStatus, RolloutStep
 from evolving_operator.core.clock import after, parse_time
+from evolving_operator.core.conditions import condition
 from evolving_operator.core.live_traffic import in_words, why_failing
-from evolving_operator.core.moves import at_step, moved, ref_of, roll_back
+from evolving_operator.core.moves import at_step, moved, proven_before, ref_of, roll_back
 from evolving_operator.core.runs import has_ended
 from evolving_operator.core.serving import (
     NO_PODS,
     awaits_pods,
     crash_loop,
     first_trouble,
+    nobody_serves,
     pods_refused,
     served_rollout,
 )
@@ -37,7 +40,9 @@ from evolving_operator.core.validation import (
 )
 
 _CLOCKS_DIFFER = timedelta(seconds=60)
-_PODS_REFUSED, _PODS_ACCEPTED = "PodsRefused", "PodsAccepted"
+_PODS_REFUSED, _NOT_APPLIED, _GOES_ON = "PodsRefused", "NotApplied", "GoesOn"
+_HELD = frozenset({_PODS_REFUSED, _NOT_APPLIED})
+_APPLY_SECONDS = 30  # until the Deployment is as it is to be, as a rule
 _NOBODY_SERVES = Because(NO_PODS, "There are no serving pods: they are watched once there are any.")
 
 
@@ -45,7 +50,7 @@ def follow_pin(situation: Situation) -> Step | None:
     """Serve the pinned revision. An unknown one changes nothing: the conditions tell."""
     pin, status = situation.spec.rollout.pin, situation.status
     revision = situation.observed.revisions.get(pin)
-    if revision is None or status.active is None or status.active.revision == pin:
+    if revision is None or revision.is_left or status.active is None or status.active.revision == pin:
         return None
     because = Because("Pinned", f"spec.rollout.pin names {pin}.")
     return Step(moved(situation, ref_of(revision, situation), because))
@@ -65,17 +70,7 @@ def replace_previous(situation: Situation) -> Step | None:
     previous, active = situation.revision(situation.status.previous), situation.status.active
     if previous is None or active is None or previous.spec.decision is not Decision.REJECTED:
         return None
-    served = [
-        (revision.status.promoted_at, revision.name)
-        for revision in situation.observed.revisions.values()
-        if revision.status.promoted_at is not None
-        and revision.status.state is RevisionState.RETIRED
-        and revision.spec.decision is not Decision.REJECTED
-        and not revision.is_left
-        and revision.name != active.revision
-    ]
-    known = situation.observed.revisions[max(served)[1]] if served else None
-    then = None if known is None else ref_of(known, situation)
+    then = proven_before(situation, active)
     return Step(situation.status.model_copy(update={"previous": then}))
 
 
@@ -96,18 +91,38 @@ def advance_restart(situation: Situation) -> Step | None:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
         return at_step(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
     # It waits for as long as there can be no pods, and has all its time once there can.
-    refused, waits = pods_refused(situation), rollout.reason == _PODS_REFUSED
-    if refused is not None and not waits:
-        return at_step(situation, RolloutStep.RESTART, Because(_PODS_REFUSED, refused))
-    if refused is None and waits:
+    hold, is_held = _hold(situation, rollout), rollout.reason in _HELD
+    if hold is not None and not is_held:
+        return at_step(situation, RolloutStep.RESTART, hold)
+    if hold is None and is_held:
         deployment = situation.observed.deployment
         is_known = deployment is not None and not deployment.stale
-        accepted = Because(_PODS_ACCEPTED, "Pods can be created again.")
-        return at_step(situation, RolloutStep.RESTART, accepted) if is_known else None
+        goes_on = Because(_GOES_ON, "Its pods can be created now.")
+        return at_step(situation, RolloutStep.RESTART, goes_on) if is_known else None
     stuck = _taken_back(situation) or why_failing(situation)
     if stuck is None:
-        stuck = crash_loop(situation) if waits else why_stuck(situation, rollout)
+        stuck = crash_loop(situation) if is_held else why_stuck(situation, rollout)
     return None if stuck is None or situation.held else roll_back(situation, stuck)
+
+
+def _hold(situation: Situation, rollout: RolloutStatus) -> Because | None:
+    """What keeps the rolling restart from beginning, and is no revision's fault."""
+    refused = pods_refused(situation)
+    if refused is not None:
+        return Because(_PODS_REFUSED, refused)
+    is_late = rollout.reason in _HELD or situation.timers.passed(after(rollout.since, _APPLY_SECONDS))
+    if is_late and not _is_applied(situation):
+        return Because(_NOT_APPLIED, "The Deployment is not yet as it is to be.")
+    return None
+
+
+def _is_applied(situation: Situation) -> bool:
+    """What is told of an older Deployment may be mended by the edit that is about to be applied."""
+    deployment, wanted = situation.observed.deployment, situation.wanted_deployment
+    live = situation.observed.children.get(("Deployment", names.deployment(situation.agent)))
+    if deployment is None or wanted is None or live is None or live.deleting:
+        return False
+    return deployment.applied_hash == applied_hash(wanted)
 
 
 def advance_bake(situation: Situation) -> Step | None:
@@ -129,7 +144,7 @@ def advance_bake(situation: Situation) -> Step | None:
         return at_step(
             situation, RolloutStep.BAKE, Because("SpecChanged", "All serving pods run the new spec.")
         )
-    failing = crash_loop(situation) or why_failing(situation)
+    failing = crash_loop(situation) or why_failing(situation) or _why_dead(situation)
     if failing is not None and situation.status.previous is not None:
         return roll_back(situation, failing)
     job = validation_job_of(situation, rollout)
@@ -143,24 +158,35 @@ def advance_bake(situation: Situation) -> Step | None:
         if dropped is not None:
             return roll_back(situation, dropped) or at_step(situation, RolloutStep.DONE, dropped)
     baked = after(rollout.since, situation.spec.rollout.bake_seconds)
-    if not situation.timers.passed(baked):
+    if not situation.timers.passed(baked) or nobody_serves(situation):
         return None
     outcome = validation_outcome(situation, rollout, job)
     told = Because(outcome.reason, outcome.message + in_words(situation))
     return at_step(situation, RolloutStep.DONE, told)
 
 
+def _why_dead(situation: Situation) -> Because | None:
+    """No pod that serves it has been ready for as long as a rolling restart may take."""
+    ready = condition(situation.status.conditions, "Ready")
+    if ready is None or ready.status is not ConditionStatus.FALSE or not nobody_serves(situation):
+        return None
+    seconds = situation.spec.rollout.progress_deadline_seconds
+    if pods_refused(situation) or not situation.timers.passed(after(ready.last_transition_time, seconds)):
+        return None
+    return Because("PodsNotReady", f"No serving pod has been ready for {seconds} s.")
+
+
 def watch_promoted(situation: Situation) -> Step | None:
-    """Go back where live requests fail, for as long after a rollout as the user wants it watched."""
+    """Go back where a person says so; or where live requests fail, for as long as the user wants it watched."""
     rollout = served_rollout(situation)
     if rollout is None or rollout.step is not RolloutStep.DONE:
         return None
-    failing = why_failing(situation)
+    failing = (None if situation.held else _taken_back(situation)) or why_failing(situation)
     return None if failing is None else roll_back(situation, failing)
 
 
 def _taken_back(situation: Situation) -> Because | None:
-    """A person's word on a revision that is on its way to the users."""
+    """A person's word against what is served."""
     active = situation.revision(situation.status.active)
     if active is None or active.spec.decision is not Decision.REJECTED:
         return None
@@ -170,14 +196,9 @@ def _taken_back(situation: Situation) -> Because | None:
 def why_stuck(situation: Situation, rollout: RolloutStatus) -> Because | None:
     """Why the rolling restart will not end by itself; None while it may."""
     deployment = situation.observed.deployment
-    wanted = situation.wanted_deployment
-    # What is told of an older Deployment may be mended by the edit that is about to be applied.
-    is_applied = (
-        deployment is not None and wanted is not None and deployment.applied_hash == applied_hash(wanted)
-    )
-    if deployment is not None and is_applied:
+    if deployment is not None and _is_applied(situation):
         # What the controller said while no pod could be created says nothing of those that can be now.
-        is_about_pods = not deployment.stale and rollout.reason != _PODS_ACCEPTED
+        is_about_pods = not deployment.stale and rollout.reason != _GOES_ON
         if is_about_pods and deployment.deadline_exceeded is not None:
             return Because("ProgressDeadlineExceeded", deployment.deadline_exceeded)
         looping = crash_loop(situation)

@@ -33,6 +33,13 @@ def pods_refused(situation: Situation) -> str | None:
     return None if deployment is None or deployment.stale else deployment.pods_refused
 
 
+def nobody_serves(situation: Situation) -> bool:
+    """Whether pods are wanted and none is ready."""
+    deployment = situation.observed.deployment
+    wanted = situation.spec.agent.replicas if deployment is None else deployment.wanted
+    return wanted > 0 and (deployment is None or deployment.ready == 0)
+
+
 def never_served(situation: Situation) -> bool:
     """Whether no pod of what is active has ever been ready. A record that comes anew forgets; pods tell."""
     active, deployment = situation.revision(situation.status.active), situation.observed.deployment

@@ -289,6 +289,7 @@ async def test_where_there_is_nothing_to_return_to_a_worse_score_is_told_and_end
     first = await world.promote("model-1")
     second = await world.train("model-2", job="support-finetune-2")
     await world.evaluate(second, lower=2500)
+    world.decide(BASE, "Rejected")
     await apply(world, spec | {"rollout": {"pin": first}})
     await apply(world, spec)
     assert world.status.previous is None

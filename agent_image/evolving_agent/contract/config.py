@@ -271,6 +271,9 @@ class Traffic(Document):
 
     shadow: TrafficShare | None = None
     canary: TrafficShare | None = None
+    trial: str | None = Field(
+        default=None, description="Tells this trial of a configuration from an earlier one of the same."
+    )
 
 
 class AgentConfigFile(Document):

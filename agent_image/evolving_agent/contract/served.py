@@ -52,7 +52,9 @@ class ServedCounts(Document):
 
     version: Literal[1] = SERVED_VERSION
     trial: str | None = Field(
-        default=None, description="Hash of the candidate that has a share of the requests."
+        default=None,
+        description="The trial under way, as the configuration file names it; where that has no name for it, "
+        "the hash of the candidate that has a share of the requests.",
     )
     counts: tuple[ServedCount, ...] = ()
     problems: tuple[Problem, ...] = Field(default=(), description="Those of the moment, the worst first.")

@@ -12,14 +12,14 @@ _OK = "ok"
 
 
 class ServedTally:
-    """Counts anew when another candidate gets a share, so that both sides are of the same time."""
+    """Counts anew when another trial begins, so that both sides are of the same time."""
 
     def __init__(self, traffic: Traffic) -> None:
-        self._trial = _candidate(traffic)
+        self._trial = _trial(traffic)
         self._counts: dict[tuple[str, ServedAs], tuple[int, int]] = {}
 
     def follow(self, traffic: Traffic) -> None:
-        if (trial := _candidate(traffic)) != self._trial:
+        if (trial := _trial(traffic)) != self._trial:
             self._trial = trial
             self._counts.clear()
 
@@ -41,6 +41,6 @@ class ServedTally:
         )
 
 
-def _candidate(traffic: Traffic) -> str | None:
+def _trial(traffic: Traffic) -> str | None:
     share = traffic.canary or traffic.shadow
-    return None if share is None else share.config
+    return None if share is None else traffic.trial or share.config

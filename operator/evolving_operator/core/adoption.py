@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evolving_operator.api.models import (
+    AgentRevisionStatus,
     EvolvingAgentStatus,
     RevisionRef,
     RevisionState,
@@ -57,8 +58,8 @@ def base_revision_manifest(situation: Situation) -> Manifest:
 def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentStatus:
     """What the revisions tell, for an agent whose own status was lost (restored from a backup).
 
-    One that had not yet come to all pods is on its way once more, so that it can still go back. Verdicts are
-    made anew: nothing tells any more which evaluation counted.
+    One that had not yet come to all pods is on its way once more, so that it can still go back; one that was
+    being validated, is so again. Verdicts are made anew: nothing tells any more which evaluation counted.
     """
     previous = _last_known(situation, RevisionState.PREVIOUS)
     candidate = _last_known(situation, RevisionState.CANDIDATE)
@@ -76,17 +77,23 @@ def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentSt
     if active.spec.base == base or (candidate is not None and candidate.name == situation.base_revision):
         update["base"] = situation.base_revision  # else it is taken up as any other edit is
     restored = situation.status.model_copy(update=update)
-    if previous is None or active.status.promoted_at is not None:
+    if previous is None:
         return restored
     rollout = RolloutStatus(
         revision=active.name,
-        step=RolloutStep.RESTART,
+        step=_last_step(active.status),
         since=situation.timestamp,
         template=situation.after(restored).template_hash,
         reason="StatusLost",
-        message="It was on its way when the agent lost its status.",
+        message="It was served when the agent lost its status.",
     )
     return restored.model_copy(update={"rollout": rollout})
+
+
+def _last_step(status: AgentRevisionStatus) -> RolloutStep:
+    if status.promoted_at is None:
+        return RolloutStep.RESTART
+    return RolloutStep.BAKE if status.proven_at is None else RolloutStep.DONE
 
 
 def _last_known(situation: Situation, state: RevisionState) -> ObservedRevision | None:

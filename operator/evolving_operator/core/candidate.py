@@ -10,7 +10,6 @@ from evolving_operator.api.models import (
     RevisionRef,
     RevisionState,
     RolloutStatus,
-    RolloutStep,
     VerdictResult,
 )
 from evolving_operator.core.approval import is_approved
@@ -25,7 +24,7 @@ from evolving_operator.core.moves import (
 )
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import candidate_revision, recorded_verdict, verdict_status
-from evolving_operator.core.serving import crash_loop, is_awaited, never_served
+from evolving_operator.core.serving import crash_loop, is_awaited, never_served, somebody_serves, wanted_pods
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because, Step
 from evolving_operator.core.trial import is_as_asked_for, next_trial
@@ -59,12 +58,12 @@ def advance_candidate(situation: Situation) -> Step | None:
 def awaits_settled_pods(situation: Situation, revision: ObservedRevision) -> bool:
     """Whether a candidate that may come further waits until all pods run what is wanted.
 
-    What is broken already would be taken for its fault. Nobody waits for a model that never served; nor does
-    a person's word, which may be the cure, unless there is a trial to begin.
+    What is broken already would be taken for its fault, and nobody is tried where nobody serves. Nobody waits
+    for a model that never served; nor does a person's word, which may be the cure, unless there is a trial.
     """
-    if situation.settled or never_served(situation):
-        return False
     is_tried = situation.spec.rollout.shadow is not None or situation.spec.rollout.canary is not None
+    if situation.settled or never_served(situation):
+        return is_tried and not never_served(situation) and not somebody_serves(situation)
     return is_tried or not is_approved(situation, revision)
 
 
@@ -77,7 +76,7 @@ def awaits_person(situation: Situation) -> bool:
 
 
 def end_trial(situation: Situation) -> Step | None:
-    """A trial ends with its candidate, while nothing may be promoted, and where the spec asks for another.
+    """A trial ends with its candidate, while nothing may be promoted or served, where another is asked for.
 
     Later it begins anew.
     """
@@ -86,11 +85,10 @@ def end_trial(situation: Situation) -> Step | None:
         return None
     may_go_on = revision is not None and revision.name == trial.revision
     may_go_on = may_go_on and not situation.pinned and not situation.spec.suspend
-    may_go_on = may_go_on and is_as_asked_for(situation, trial)
+    may_go_on = may_go_on and is_as_asked_for(situation, trial) and wanted_pods(situation) > 0
     if revision is None or not may_go_on or why_promotable(situation, revision) is None:
         return Step(situation.status.model_copy(update=without_trial(situation.status)))
-    failing = crash_loop(situation) if trial.step is RolloutStep.CANARY else None
-    failing = failing or why_trial_fails(situation)
+    failing = crash_loop(situation, since=trial.since) or why_trial_fails(situation)
     return None if failing is None else _abort(situation, trial, revision, failing)
 
 

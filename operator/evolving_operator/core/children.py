@@ -74,8 +74,10 @@ def _traffic(situation: Situation) -> Traffic:
         return Traffic()
     share = TrafficShare(config=tried, percent=rollout.percent)
     if rollout.step is RolloutStep.SHADOW:
-        return Traffic(shadow=share)
-    return Traffic(canary=share) if rollout.step is RolloutStep.CANARY else Traffic()
+        return Traffic(shadow=share, trial=situation.trial_name)
+    if rollout.step is RolloutStep.CANARY:
+        return Traffic(canary=share, trial=situation.trial_name)
+    return Traffic()
 
 
 def wanted_children(situation: Situation) -> Iterator[Manifest]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+# By so much the clocks of the API server and of the operator's node may differ.
+CLOCKS_DIFFER = timedelta(seconds=60)
+
 
 def rfc3339(moment: datetime) -> str:
     """UTC, whole seconds: `2026-01-31T12:00:00Z`. Expects an aware datetime."""

@@ -53,6 +53,7 @@ from evolving_operator.core.rollout import (
 from evolving_operator.core.schedule import next_run
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
+from evolving_operator.core.trial import follow_trial
 from evolving_operator.core.validation import validation_job
 
 # The first one that is due is taken. A person's word comes before what was learned, a rollout under way
@@ -70,6 +71,7 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     act_on_demand,
     nominate,
     end_trial,
+    follow_trial,
     renew_evaluation,
     advance_candidate,
 )

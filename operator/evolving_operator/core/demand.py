@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evolving_operator.api import names
+from evolving_operator.api.models import EvolvingAgentStatus
 from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.job import build_on_demand_job
 from evolving_operator.core.plan import Create
@@ -24,14 +25,21 @@ def act_on_demand(situation: Situation) -> Step | None:
     if why_refused(situation, run) is not None:
         return Step(noted)
     if verb in _JOBS:
-        job = build_on_demand_job(situation.context, verb, run)
-        if _is_running(situation, verb) or job["metadata"]["name"] in situation.observed.left:
-            return None
-        return Step(noted, before=(Create(job),))
+        return _run_job(situation, verb, run, noted)
     current = evaluation(situation)
     if current is None:
         return Step(noted)
     return Step(noted.model_copy(update={"evaluation": next_attempt(current)}))
+
+
+def _run_job(situation: Situation, verb: str, run: str, noted: EvolvingAgentStatus) -> Step | None:
+    job = build_on_demand_job(situation.context, verb, run)
+    own = situation.observed.jobs.get(job["metadata"]["name"])
+    if own is not None:
+        return None if own.deleting else Step(noted)
+    if _is_running(situation, verb) or job["metadata"]["name"] in situation.observed.left:
+        return None
+    return Step(noted, before=(Create(job),))
 
 
 def why_refused(situation: Situation, run: str) -> str | None:
@@ -45,7 +53,17 @@ def why_refused(situation: Situation, run: str) -> str | None:
         return "The agent has no spec.curation: there is nothing to curate by."
     if verb == names.COMPONENT_FINETUNE and situation.spec.training is None:
         return "The agent has no spec.training: there is nothing to train with."
-    return _why_not_evaluated(situation) if verb == names.COMPONENT_EVALUATE else None
+    if verb in _JOBS:
+        return _why_not_again(situation, verb, run)
+    return _why_not_evaluated(situation)
+
+
+def _why_not_again(situation: Situation, verb: str, run: str) -> str | None:
+    name = build_on_demand_job(situation.context, verb, run)["metadata"]["name"]
+    job = situation.observed.jobs.get(name)
+    if job is None or job.finished is None or job.deleting:
+        return None
+    return f"Job {name} has run for it, and is still there: another run has another number ({verb}:2)."
 
 
 def _why_not_evaluated(situation: Situation) -> str | None:

@@ -27,7 +27,7 @@ from evolving_operator.core.builders.job import build_on_demand_job
 from evolving_operator.core.builders.revision import build_revision
 from evolving_operator.core.clock import parse_time, rfc3339
 from evolving_operator.core.moves import without_trial
-from evolving_operator.core.observed import ObservedJob
+from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import candidate_revision, first_evaluation
 from evolving_operator.core.runs import REPORT_LOST, Ending, ending, has_ended, why_superseded
@@ -99,9 +99,11 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
     if status.training is not None:
         status = status.model_copy(update={"training": status.training.model_copy(update={"revision": name})})
     if existing is not None and existing.status.state not in (None, RevisionState.WAITING):
-        return Step(status)
+        return Step(_known_already(status, existing, report.model_id or ""))
     model_id = report.model_id or ""
-    if candidate is None or not is_approved(situation, candidate):  # else it has its turn after that one
+    is_served = status.active is not None and status.active.revision == name  # its record was deleted
+    has_its_turn = candidate is None or not is_approved(situation, candidate)
+    if has_its_turn and not is_served:
         update = {
             **without_trial(status),
             "candidate": RevisionRef(revision=name, model_id=model_id, since=situation.timestamp),
@@ -121,6 +123,17 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
         training=RevisionTraining(backend=report.backend, job_id=report.job_id),
     )
     return Step(status, before=(Create(revision),))
+
+
+def _known_already(
+    status: EvolvingAgentStatus, existing: ObservedRevision, model_id: str
+) -> EvolvingAgentStatus:
+    """What was trained once more from the same data in the same way is the known revision, under any name."""
+    training, known = status.training, existing.spec.model_id
+    if training is None or model_id == known:
+        return status
+    told = f"{training.message} {existing.name} ({known}) is that already: {model_id} is not used."
+    return status.model_copy(update={"training": training.model_copy(update={"message": told})})
 
 
 def _useless(situation: Situation, report: TrainingReport) -> Ending | None:

@@ -82,7 +82,10 @@ def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:
 def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisionStatus | None:
     """None for a revision that nothing refers to yet: what created it was cut short, and will come back."""
     status, training = revision.status, situation.status.training
-    is_known = status.state is not None or revision.name in (situation.status.base, training and training.revision)
+    is_known = status.state is not None or revision.name in (
+        situation.status.base,
+        training and training.revision,
+    )
     if not is_known and _place(situation, revision) is None:
         return None
     update: dict[str, object] = {}
@@ -238,8 +241,8 @@ def _approved(situation: Situation, revision: ObservedRevision, status: AgentRev
     if revision.spec.decision is Decision.APPROVED and revision.spec.base != base and not is_acted_upon:
         return false(
             "OtherBase",
-            f"spec.decision is Approved, and counts once spec.model.base of the agent is {revision.spec.base}: it "
-            f"is {base}. (spec.rollout.pin serves a revision of any base; Auto takes the approval back.)",
+            f"spec.decision is Approved, and counts once spec.model.base is {revision.spec.base}; "
+            f"it is {base}. (spec.rollout.pin serves a revision of any base; Auto takes the approval back.)",
         )
     if revision.spec.decision is Decision.APPROVED:
         return true("ApprovedByPerson", "spec.decision is Approved.")

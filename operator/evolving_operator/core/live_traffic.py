@@ -45,7 +45,7 @@ class Served:
 def shadowed(situation: Situation, candidate: RevisionRef) -> Served:
     """What the candidate has answered unseen."""
     tried = situation.config_of(candidate).hash
-    return _served(situation, tried, ServedAs.SHADOW, tried)
+    return _served(situation, tried, ServedAs.SHADOW, _names_of_trial(situation, tried))
 
 
 def why_failing(situation: Situation) -> Because | None:
@@ -66,8 +66,9 @@ def why_trial_fails(situation: Situation) -> Because | None:
     if candidate.revision != trial.revision:
         return None
     tried = situation.config_of(candidate).hash
-    judged = _served(situation, tried, _TRIED_AS[trial.step], tried)
-    beside = _served(situation, situation.active_hash, ServedAs.ACTIVE, tried)
+    named = _names_of_trial(situation, tried)
+    judged = _served(situation, tried, _TRIED_AS[trial.step], named)
+    beside = _served(situation, situation.active_hash, ServedAs.ACTIVE, named)
     failing = _exceeding(situation, judged)
     if failing is None or not judged.is_worse_than(beside):
         return None
@@ -131,11 +132,18 @@ def _exceeding(situation: Situation, judged: Served) -> Because | None:
     )
 
 
-def _served(situation: Situation, config: str, served_as: ServedAs, trial: str | None = None) -> Served:
+def _names_of_trial(situation: Situation, tried: str) -> tuple[str | None, ...]:
+    """What pods call it; those of an older agent image know no other name than the configuration's hash."""
+    return situation.trial_name, tried
+
+
+def _served(
+    situation: Situation, config: str, served_as: ServedAs, trial: tuple[str | None, ...] = ()
+) -> Served:
     """Of a trial, at the pods that have begun it only: then both sides are of the same time."""
     requests = errors = 0
     for pod in situation.serving_pods:
-        if (told := pod.heard.served) is None or (trial is not None and told.trial != trial):
+        if (told := pod.heard.served) is None or (trial and told.trial not in trial):
             continue
         count = told.of(config, served_as)
         requests += count.requests

@@ -164,9 +164,11 @@ class ObservedPod:
     created: datetime
     stamp: str | None = None
     job: str | None = None
+    job_uid: str | None = None
     ready: bool = False
     deleting: bool = False
     restarts: int = 0
+    began: datetime | None = None  # the run of its container that ended last
     trouble: Trouble | None = None
     report: Report | None = None
     report_fault: str = ""  # what is wrong with what was meant as a report

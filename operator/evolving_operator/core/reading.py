@@ -46,6 +46,7 @@ from evolving_operator.core.observed import (
 Raw = Mapping[str, Any]
 
 _JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
+_JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 _HEALTHY_WAITS = frozenset({"ContainerCreating", "PodInitializing"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -271,9 +272,11 @@ def read_pod(raw: Raw) -> ObservedPod:
         created=_time(metadata.get("creationTimestamp")) or _EPOCH,
         stamp=_annotations(raw).get(names.ANNOTATION_CONFIG_HASH),
         job=next((labels[label] for label in _JOB_LABELS if label in labels), None),
+        job_uid=labels.get(_JOB_UID_LABEL),
         ready=_condition(status, "Ready").get("status") == "True",
         deleting="deletionTimestamp" in metadata,
         restarts=container.get("restartCount", 0),
+        began=_began(container),
         trouble=_trouble(status, container),
         report=report,
         report_fault=fault,
@@ -290,7 +293,7 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
     succeeded = complete.get("status") == "True"
     end = complete if succeeded else failed
     finished = end.get("status") == "True"
-    own = [pod for pod in pods if pod.job == name]
+    own = [pod for pod in pods if pod.job == name and pod.job_uid in (None, metadata["uid"])]
     reports = [pod for pod in own if pod.report is not None]
     reports.sort(key=lambda pod: pod.ended or pod.created)
     template = raw.get("spec", {}).get("template", {}).get("spec", {})
@@ -372,6 +375,12 @@ def _report(container: Raw) -> tuple[Report | None, datetime | None]:
         if terminated and (report := parse_report(terminated.get("message", ""))) is not None:
             return report, _time(terminated.get("finishedAt"))
     return None, None
+
+
+def _began(container: Raw) -> datetime | None:
+    """When the run of the container began that ended last."""
+    ended = [(container.get(state) or {}).get("terminated") or {} for state in ("state", "lastState")]
+    return next((_time(run["startedAt"]) for run in ended if run.get("startedAt")), None)
 
 
 def _report_fault(container: Raw) -> str:

@@ -10,11 +10,9 @@ A pinned revision skips gate, validation and rollback: it is a person's word.
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, Decision, RolloutStatus, RolloutStep
-from evolving_operator.core.clock import after, parse_time
+from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time
 from evolving_operator.core.conditions import condition
 from evolving_operator.core.live_traffic import in_words, why_failing
 from evolving_operator.core.moves import at_step, moved, proven_before, ref_of, roll_back
@@ -39,7 +37,6 @@ from evolving_operator.core.validation import (
     why_unasked,
 )
 
-_CLOCKS_DIFFER = timedelta(seconds=60)
 _PODS_REFUSED, _NOT_APPLIED, _GOES_ON = "PodsRefused", "NotApplied", "GoesOn"
 _HELD = frozenset({_PODS_REFUSED, _NOT_APPLIED})
 _APPLY_SECONDS = 30  # until the Deployment is as it is to be, as a rule
@@ -59,7 +56,7 @@ def follow_pin(situation: Situation) -> Step | None:
 def follow_clock(situation: Situation) -> Step | None:
     """What began in the future, by a clock that has been set back since, begins now."""
     rollout = situation.status.rollout
-    if rollout is None or parse_time(rollout.since) <= situation.now + _CLOCKS_DIFFER:
+    if rollout is None or parse_time(rollout.since) <= situation.now + CLOCKS_DIFFER:
         return None
     begun = rollout.model_copy(update={"since": situation.timestamp})
     return Step(situation.status.model_copy(update={"rollout": begun}))
@@ -177,7 +174,7 @@ def _why_dead(situation: Situation) -> Because | None:
 
 
 def watch_promoted(situation: Situation) -> Step | None:
-    """Go back where a person says so; or where live requests fail, for as long as the user wants it watched."""
+    """Go back where a person says so, or where live requests fail for as long as they are to be watched."""
     rollout = served_rollout(situation)
     if rollout is None or rollout.step is not RolloutStep.DONE:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evolving_operator.api.models import RolloutStatus, RolloutStep
+from evolving_operator.core.clock import parse_time
 from evolving_operator.core.observed import Trouble
 from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
 from evolving_operator.core.step import Because
@@ -10,10 +11,12 @@ from evolving_operator.core.step import Because
 NO_PODS = "ScaledToZero"  # the reason of a rollout to no pod at all
 
 
-def crash_loop(situation: Situation) -> Because | None:
-    """Why a pod of what is to be served ends again and again."""
+def crash_loop(situation: Situation, since: str | None = None) -> Because | None:
+    """Why a pod of what is to be served ends again and again: in runs that began later than `since`."""
     for pod in situation.serving_pods:
         if pod.stamp != situation.active_hash or pod.restarts < CRASH_LOOP_RESTARTS or pod.trouble is None:
+            continue
+        if since is not None and pod.began is not None and pod.began < parse_time(since):
             continue
         if pod.report is not None:
             return Because(pod.report.reason, f"Pod {pod.name} gives up: {pod.report.message}")
@@ -33,11 +36,24 @@ def pods_refused(situation: Situation) -> str | None:
     return None if deployment is None or deployment.stale else deployment.pods_refused
 
 
+def wanted_pods(situation: Situation) -> int:
+    """How many are to serve, by the user's word or an autoscaler's."""
+    deployment = situation.observed.deployment
+    if deployment is None or not situation.is_autoscaled:
+        return situation.spec.agent.replicas
+    return deployment.wanted
+
+
 def nobody_serves(situation: Situation) -> bool:
     """Whether pods are wanted and none is ready."""
     deployment = situation.observed.deployment
-    wanted = situation.spec.agent.replicas if deployment is None else deployment.wanted
-    return wanted > 0 and (deployment is None or deployment.ready == 0)
+    return wanted_pods(situation) > 0 and (deployment is None or deployment.ready == 0)
+
+
+def somebody_serves(situation: Situation) -> bool:
+    """Whether a pod is ready, and is to be there."""
+    deployment = situation.observed.deployment
+    return wanted_pods(situation) > 0 and deployment is not None and deployment.ready > 0
 
 
 def never_served(situation: Situation) -> bool:

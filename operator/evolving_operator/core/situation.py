@@ -92,6 +92,12 @@ class Situation:
         return rollout if rollout is not None and rollout.step in TRIALS else None
 
     @property
+    def trial_name(self) -> str | None:
+        """Tells a candidate's trial from that of the same revision before it was nominated anew."""
+        candidate = self.status.candidate
+        return None if candidate is None else f"{candidate.revision}@{candidate.since}"
+
+    @property
     def pinned(self) -> bool:
         return self.spec.rollout.pin != ""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evolving_operator.api.models import CanaryStep, RevisionRef, RolloutStatus, RolloutStep
+from evolving_operator.core.children import config_map_is_current, drift_of, wanted_children
 from evolving_operator.core.clock import after
 from evolving_operator.core.live_traffic import shadowed
+from evolving_operator.core.serving import somebody_serves
 from evolving_operator.core.situation import Situation
+from evolving_operator.core.step import Step
 
 
 def is_as_asked_for(situation: Situation, trial: RolloutStatus) -> bool:
@@ -20,9 +23,37 @@ def is_as_asked_for(situation: Situation, trial: RolloutStatus) -> bool:
     return policy.canary is None or any(step.percent == trial.percent for step in policy.canary.steps)
 
 
+def follow_trial(situation: Situation) -> Step | None:
+    """A trial's time counts from when it is in effect: pods serve, and find their share in the ConfigMap."""
+    trial = situation.trial
+    if trial is None:
+        return None
+    reason = _started(trial.step) if _is_in_effect(situation) else _starting(trial.step)
+    if trial.reason == reason:
+        return None
+    begun = trial.model_copy(update={"reason": reason, "since": situation.timestamp})
+    return Step(situation.status.model_copy(update={"rollout": begun}))
+
+
+def _is_in_effect(situation: Situation) -> bool:
+    wanted = tuple(wanted_children(situation))
+    is_told = config_map_is_current(situation, wanted, drift_of(situation, wanted))
+    return is_told and somebody_serves(situation)
+
+
+def _starting(step: RolloutStep) -> str:
+    return f"{step}Starting"
+
+
+def _started(step: RolloutStep) -> str:
+    return f"{step}Started"
+
+
 def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
     """The trial that the candidate is to be in now: the present one, another one, or none any more."""
     policy, now = situation.spec.rollout, situation.trial
+    if now is not None and now.reason == _starting(now.step):
+        return now
     if policy.shadow is not None and (now is None or now.step is RolloutStep.SHADOW):
         percent = policy.shadow.percent
         message = f"{ref.revision} answers {percent} % of the requests unseen."
@@ -58,7 +89,7 @@ def _trial_status(
         percent=percent,
         since=situation.timestamp,
         template=_tried_template(situation, ref),
-        reason=f"{step}Started",
+        reason=_starting(step),
         message=message,
     )
 

@@ -7,7 +7,7 @@ from evolving_operator.api import names
 from evolving_operator.api.models import RolloutStatus, RolloutStep
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.job import build_validation_job, suites_digest
-from evolving_operator.core.clock import after
+from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time
 from evolving_operator.core.gate import cases_of
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.proof import is_measurable
@@ -34,7 +34,14 @@ def validation_job(situation: Situation) -> Manifest | None:
 
 
 def is_outdated(situation: Situation, job: ObservedJob) -> bool:
-    """Whether a validation asks other pods, or other cases, than it is to: it goes, and comes anew."""
+    """Whether a validation asks other pods, or other cases, than it is to, or is an earlier rollout's.
+
+    It goes, and comes anew.
+    """
+    rollout = situation.status.rollout
+    is_baking = rollout is not None and rollout.step is RolloutStep.BAKE
+    if rollout is not None and is_baking and job.created + CLOCKS_DIFFER < parse_time(rollout.since):
+        return True
     is_current = job.config_hash in (None, situation.active_hash) and job.suites in (
         None,
         suites_digest(situation.context),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import RevisionState
+from evolving_operator.cluster.errors import Forbidden
+from evolving_operator.core.clock import rfc3339
+from evolving_operator.core.plan import Manifest
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
@@ -27,6 +32,7 @@ def traffic(world: Simulation) -> dict[str, Any]:
     assert raw is not None
     file = json.loads(raw["data"]["agent_config.json"])
     shares: dict[str, Any] = file["traffic"]
+    assert shares.pop("trial", None) is not None or not shares
     for share in shares.values():
         assert share["config"] in file["configs"]
     return shares
@@ -240,3 +246,116 @@ async def test_it_goes_no_further_on_pods_that_are_lost(world: Simulation, spec:
     world.node.roll_out("support")
     await world.settle()
     assert place(world) == ("Canary", 50)
+
+
+async def test_its_time_counts_from_when_pods_can_know_of_it(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    with refused(world, "ConfigMap"):
+        await world.evaluate(revision, lower=2500)
+        for _ in range(20):
+            world.pass_time(60)
+            await world.settle()
+        assert place(world) == ("Canary", 10)
+        assert traffic(world) == {}
+
+    world.pass_time(60)
+    await world.settle()
+    assert traffic(world)["canary"]["percent"] == 10
+    world.pass_time(299)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+    world.pass_time(1)
+    await world.settle()
+    assert place(world) == ("Canary", 50)
+
+
+async def test_its_time_does_not_run_while_nobody_serves(world: Simulation, spec: Spec) -> None:
+    await begin(world, spec)
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    world.cluster.put(deployment)
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+
+    world.node.roll_out("support")
+    await world.settle()
+
+    assert place(world) == ("Canary", 10)
+    world.pass_time(300)
+    await world.settle()
+    assert place(world) == ("Canary", 50)
+
+
+async def test_who_scales_to_none_tries_nobody_until_there_are_pods(world: Simulation, spec: Spec) -> None:
+    revision = await begin(world, spec)
+
+    world.apply_agent(spec | {"agent": spec["agent"] | {"replicas": 0}})
+    await world.settle()
+    world.node.roll_out("support")
+    for _ in range(3):
+        world.pass_time(3600)
+        await world.settle()
+    assert traffic(world) == {}
+    assert world.status.candidate is not None
+    assert world.condition("Promoted").reason == "AwaitsPods"
+
+    world.apply_agent(spec)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+    assert world.status.candidate.revision == revision
+
+
+async def test_crashes_of_before_are_not_its_candidates(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    before = crashed(world)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+
+    world.node.stick("support", before, restarts=6)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+
+    world.node.stick("support", crashed(world), restarts=7)
+    await world.settle()
+    assert place(world) == ("RolledBack", None)
+
+
+async def test_a_shadow_that_takes_the_pods_down_ends(world: Simulation, spec: Spec) -> None:
+    spec["rollout"] = {"shadow": {"percent": 20, "timeoutSeconds": 100}}
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    assert place(world) == ("Shadow", 20)
+
+    world.node.stick("support", CRASHING, restarts=3)
+    await world.settle()
+
+    assert place(world) == ("RolledBack", None)
+    assert traffic(world) == {}
+
+
+def crashed(world: Simulation) -> Spec:
+    """A container in a crash loop, whose last run began now."""
+    began = rfc3339(world.now)
+    return {**CRASHING, "lastState": {"terminated": {"exitCode": 1, "startedAt": began, "finishedAt": began}}}
+
+
+@contextmanager
+def refused(world: Simulation, kind: str) -> Iterator[None]:
+    """The API server takes no object of this kind."""
+    apply = world.cluster.apply
+
+    async def refusing(manifest: Manifest) -> dict[str, Any]:
+        if manifest["kind"] == kind:
+            raise Forbidden(f"{kind}: exceeded quota")
+        return await apply(manifest)
+
+    world.cluster.apply = refusing  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        world.cluster.apply = apply  # type: ignore[method-assign]

@@ -121,6 +121,8 @@ def served_after(change: str, state: str) -> str:
             stays_base |= state == "training"
         case "suspend" | "manual":
             stays_base |= state in UNPROMOTED
+        case "no replicas":
+            stays_base |= state in ("shadow", "canary")  # nobody is tried where nobody serves
         case "automatic":
             stays_base &= state != "approval"
     return BASE if stays_base else NEW

@@ -31,8 +31,15 @@ def candidate(world: Simulation) -> str:
     """The hash of the configuration on trial."""
     raw = world.cluster.get("ConfigMap", "support-config")
     assert raw is not None
-    (share,) = json.loads(raw["data"]["agent_config.json"])["traffic"].values()
-    return str(share["config"])
+    traffic = json.loads(raw["data"]["agent_config.json"])["traffic"]
+    return str((traffic.get("shadow") or traffic["canary"])["config"])
+
+
+def trial_name(world: Simulation) -> str:
+    """What the pods call the trial under way."""
+    raw = world.cluster.get("ConfigMap", "support-config")
+    assert raw is not None
+    return str(json.loads(raw["data"]["agent_config.json"])["traffic"]["trial"])
 
 
 def step(world: Simulation) -> RolloutStep:
@@ -75,7 +82,7 @@ async def test_a_canary_whose_requests_fail_is_given_up(world: Simulation, canar
         world,
         (tried_hash, ServedAs.CANARY, 20, 2),
         (stamp, ServedAs.ACTIVE, 200, 1),
-        trial=tried_hash,
+        trial=trial_name(world),
     )
 
     await world.settle()
@@ -109,7 +116,7 @@ async def test_a_canary_goes_on(
         world,
         (tried_hash, ServedAs.CANARY, requests, errors),
         (world.stamp(), ServedAs.ACTIVE, 200, beside),
-        trial=tried_hash,
+        trial=trial_name(world),
     )
     await world.settle()
     assert step(world) is RolloutStep.CANARY
@@ -305,11 +312,11 @@ async def test_a_shadow_ends_once_it_has_seen_enough(world: Simulation, spec: Sp
     shadow = {"percent": 20, "minRequests": 40, "timeoutSeconds": 3600}
     await tried(world, copy.deepcopy(spec) | {"rollout": {"shadow": shadow}})
     tried_hash = candidate(world)
-    tell(world, (tried_hash, ServedAs.SHADOW, 19, 0), trial=tried_hash)
+    tell(world, (tried_hash, ServedAs.SHADOW, 19, 0), trial=trial_name(world))
     await world.settle()
     assert step(world) is RolloutStep.SHADOW
 
-    tell(world, (tried_hash, ServedAs.SHADOW, 20, 0), trial=tried_hash)
+    tell(world, (tried_hash, ServedAs.SHADOW, 20, 0), trial=trial_name(world))
     await world.settle()
 
     assert step(world) is RolloutStep.RESTART
@@ -319,7 +326,12 @@ async def test_a_shadow_that_fails_never_reaches_a_user(world: Simulation, spec:
     shadow = {"percent": 20, "minRequests": 40}
     revision = await tried(world, copy.deepcopy(spec) | {"rollout": {"shadow": shadow}})
     stamp, tried_hash = world.stamp(), candidate(world)
-    tell(world, (tried_hash, ServedAs.SHADOW, 30, 30), (stamp, ServedAs.ACTIVE, 300, 0), trial=tried_hash)
+    tell(
+        world,
+        (tried_hash, ServedAs.SHADOW, 30, 30),
+        (stamp, ServedAs.ACTIVE, 300, 0),
+        trial=trial_name(world),
+    )
 
     await world.settle()
 
@@ -351,3 +363,21 @@ async def test_a_shadow_is_what_the_spec_asks_for_and_counts_anew_after_an_edit(
     assert world.status.rollout is not None
     assert world.status.rollout.percent == 80
     assert "80 %" in world.condition("Promoted").message
+
+
+async def test_a_trial_is_not_judged_by_the_one_before(world: Simulation, canary: Spec) -> None:
+    """Pods are asked seldom once it is given up, and read the new shares late."""
+    revision = await tried(world, canary)
+    counts = ((candidate(world), ServedAs.CANARY, 20, 20), (world.stamp(), ServedAs.ACTIVE, 200, 0))
+    tell(world, *counts, trial=trial_name(world))
+    await world.settle()
+    assert step(world) is RolloutStep.ROLLED_BACK
+
+    world.pass_time(30)
+    world.decide(revision, "Approved")
+    await world.settle()
+
+    assert step(world) is RolloutStep.CANARY
+    tell(world, *counts, trial=trial_name(world))
+    await world.settle()
+    assert step(world) is RolloutStep.ROLLED_BACK

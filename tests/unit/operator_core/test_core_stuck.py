@@ -9,7 +9,9 @@ import pytest
 
 from evolving_agent.contract.report import Outcome, ServeReport, encode_report
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
-from evolving_operator.testing.simulation import Simulation, training_report
+from evolving_operator.cluster.errors import Forbidden
+from evolving_operator.testing.fake_cluster import Crash, Fault
+from evolving_operator.testing.simulation import Simulation, evaluation_report, training_report
 
 Spec = dict[str, Any]
 PULL = {
@@ -239,3 +241,56 @@ async def test_a_validation_that_the_api_server_refuses_is_not_waited_for_for_ev
     assert world.status.rollout.reason == "NotValidated"
     assert "exceeded quota" in world.status.rollout.message
     assert world.revision_status(revision).state is RevisionState.ACTIVE
+
+
+async def test_no_model_is_blamed_for_a_deployment_that_is_not_there(world: Simulation, spec: Spec) -> None:
+    """It is refused for long, or the operator was away in between."""
+    await world.serve(spec)
+    revision = await world.train()
+    apply = world.cluster.apply
+
+    async def refusing(manifest: Spec) -> Spec:
+        if manifest["kind"] == "Deployment":
+            raise Forbidden("deployments are frozen")
+        return await apply(manifest)
+
+    world.cluster.apply = refusing  # type: ignore[method-assign]
+    await world.evaluate(revision, lower=2500)
+    for _ in range(30):
+        world.pass_time(60)
+        await world.settle()
+    assert step_of(world) is RolloutStep.RESTART
+    assert world.condition("Degraded").reason == "Forbidden"
+
+    world.cluster.apply = apply  # type: ignore[method-assign]
+    world.pass_time(60)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert step_of(world) is RolloutStep.BAKE
+
+
+async def test_a_restart_has_all_its_time_from_when_the_deployment_is_applied(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    world.pass_time(60)
+    world.cluster.faults.append(Fault(at=0, error=Crash(), kind="Deployment"))
+    report = evaluation_report(revision, lower=2500)
+    world.node.finish_job(world.jobs("evaluate")[0], report)
+    with pytest.raises(Crash):
+        await world.settle()
+    world.pass_time(3600)
+    world.restart()
+    await world.settle()
+    world.node.stick("support")
+    await world.settle()
+    assert step_of(world) is RolloutStep.RESTART
+
+    world.pass_time(599)
+    await world.settle()
+    assert step_of(world) is RolloutStep.RESTART
+    world.pass_time(1)
+    await world.settle()
+    assert step_of(world) is RolloutStep.ROLLED_BACK

@@ -382,3 +382,93 @@ async def test_an_attempt_of_the_future_is_not_waited_for(world: Simulation, spe
     await world.settle()
 
     assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "1")]
+
+
+async def test_what_is_dead_for_all_of_its_bake_goes_back(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    world.cluster.put(deployment)
+    await world.settle()
+
+    world.pass_time(599)
+    await world.settle()
+    assert rollout_of(world).step is RolloutStep.BAKE
+    world.pass_time(1)
+    await world.settle()
+
+    assert active(world) == BASE
+    assert rollout_of(world).reason == "PodsNotReady"
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+async def test_a_bake_does_not_end_while_nobody_serves(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec | {"rollout": {"bakeSeconds": 60}})
+    await roll_out(world)
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    world.cluster.put(deployment)
+    await world.validate(revision, score=8000)
+    world.pass_time(120)
+    await world.settle()
+    assert rollout_of(world).step is RolloutStep.BAKE
+
+    await roll_out(world)
+    assert rollout_of(world).step is RolloutStep.DONE
+
+
+async def test_what_was_pinned_away_from_its_bake_has_not_held_its_own(world: Simulation, spec: Spec) -> None:
+    first = await begin_rollout(world, spec)
+    await roll_out(world)
+    assert rollout_of(world).step is RolloutStep.BAKE
+    await apply(world, spec | {"rollout": {"pin": BASE}})
+    await roll_out(world)
+    await apply(world, spec)
+    second = await world.promote("model-2", job="support-finetune-2")
+
+    world.decide(BASE, "Rejected")
+    await world.settle()
+
+    assert active(world) == second
+    assert world.revision_status(first).proven_at is None
+    assert world.status.previous is None
+
+
+async def test_a_pin_that_was_a_slip_costs_no_way_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.promote("model-2", job="support-finetune-2")
+    assert world.status.previous is not None
+    assert world.status.previous.revision == first
+
+    for pin in (BASE, second):
+        await apply(world, spec | {"rollout": {"pin": pin}})
+    await roll_out(world)
+    await apply(world, spec)
+
+    assert active(world) == second
+    assert world.status.previous.revision == first
+
+
+async def test_who_rejects_what_is_served_takes_it_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.promote()
+    assert rollout_of(world).step is RolloutStep.DONE
+
+    world.decide(revision, "Rejected")
+    await world.settle()
+
+    assert active(world) == BASE
+    assert rollout_of(world).reason == "Rejected"
+
+
+async def test_where_a_rejection_leads_nowhere_it_is_said(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+
+    world.decide(BASE, "Rejected")
+    await world.settle()
+
+    assert active(world) == BASE
+    conditions = {item.type: item for item in world.revision_status(BASE).conditions}
+    assert "spec.rollout.pin" in conditions["Approved"].message

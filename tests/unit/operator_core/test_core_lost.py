@@ -9,7 +9,7 @@ import pytest
 
 from evolving_agent.contract.report import CurationReport, DatasetRef, Outcome, TrainingReport
 from evolving_operator.api import names
-from evolving_operator.api.models import RevisionState
+from evolving_operator.api.models import RevisionState, RolloutStep
 from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
 
@@ -410,3 +410,150 @@ async def test_revisions_that_an_agent_has_left_without_an_owner_go_with_the_nex
     world.cluster.remove(names.AGENT_KIND, "support")
     await world.settle()
     assert world.revisions() == []
+
+
+async def test_what_a_backup_says_was_approved_is_nobodys_word(world: Simulation, spec: Spec) -> None:
+    """It keeps specs: what was approved long ago may have been taken back since."""
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=-900, delta=-100)
+    world.decide(revision, "Approved")
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    await world.validate(revision, score=100)
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+    restored = [raw | {"status": {}} for raw in world.cluster.all(names.REVISION_KIND)]
+    for raw in restored:
+        world.cluster.remove(names.REVISION_KIND, raw["metadata"]["name"])
+        raw["metadata"] = {key: raw["metadata"][key] for key in ("name", "namespace", "ownerReferences")}
+        world.cluster.put(raw)
+    lose_status(world)
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.status.active is not None
+    assert world.status.active.revision == BASE
+
+    for decision in ("Auto", "Approved"):
+        world.decide(revision, decision)
+        await world.settle()
+    assert world.status.active.revision == revision
+
+
+async def test_an_approval_counts_though_a_backup_has_set_generations_back(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    for decision in ("Rejected", "Auto", "Rejected"):
+        world.decide(revision, decision)
+        await world.settle()
+    raw = world.cluster.get(names.REVISION_KIND, revision)
+    assert raw is not None
+    world.cluster.remove(names.REVISION_KIND, revision)
+    metadata = {key: raw["metadata"][key] for key in ("name", "namespace", "ownerReferences")}
+    world.cluster.put(raw | {"metadata": metadata, "status": raw["status"] | {"decidedGeneration": 5}})
+    await world.settle()
+
+    world.decide(revision, "Approved")
+    await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+
+
+async def test_a_validation_begins_again_though_the_status_was_lost(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.BAKE
+
+    lose_status(world)
+    await world.settle()
+    await world.validate(revision, score=100)
+
+    assert world.status.active is not None
+    assert world.status.active.revision == BASE
+
+
+async def test_a_base_model_is_proven_though_its_revision_was_deleted(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    other = names.revision("support", "qwen3", "", "Base", "")
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+
+    world.cluster.remove(names.REVISION_KIND, other)
+    await world.settle()
+
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == other
+
+
+async def test_what_is_served_never_becomes_its_own_candidate(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.promote()
+    world.cluster.remove(names.REVISION_KIND, revision)
+    await world.settle()
+
+    await world.train(job="support-finetune-2")
+
+    assert world.status.candidate is None
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+    assert world.status.previous is not None
+    assert revision in world.revisions()
+
+
+async def test_a_model_that_is_known_by_another_name_is_told_to_be_so(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.promote()
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-2")
+    again = training_report(MODEL).model_copy(update={"model_id": "another-name"})
+    world.pass_time(60)
+    world.node.finish_job("support-finetune-2", again)
+    await world.settle()
+
+    assert world.status.training is not None
+    assert f"{revision} ({MODEL}) is that already" in world.status.training.message
+
+
+async def test_a_job_is_not_credited_with_the_report_of_another_of_its_name(
+    world: Simulation, spec: Spec
+) -> None:
+    """`kubectl delete job --cascade=orphan` leaves its pods."""
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-1")
+    world.node.finish_job("support-finetune-1", training_report(MODEL))
+    pod = world.cluster.get("Pod", "support-finetune-1-pod")
+    assert pod is not None
+    pod["metadata"]["labels"] |= {"batch.kubernetes.io/controller-uid": "of-another"}
+    world.cluster.put(pod)
+    world.restart()
+    await world.settle()
+    world.pass_time(31)
+    await world.settle()
+
+    assert "TrainingFailed" in world.events()
+    assert world.status.candidate is None
+
+
+async def test_a_run_whose_job_is_still_there_is_refused_in_words(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    for run in ("curate", "finetune"):
+        world.annotate(run)
+        await world.settle()
+        (job,) = world.jobs(run)
+        world.pass_time(60)
+        world.node.finish_job(job, None, failed=("BackoffLimitExceeded", "no"))
+        await world.settle()
+
+    world.annotate("curate")
+    await world.settle()
+
+    assert world.status.last_run == "curate"
+    assert world.events().count("RunRefused") == 1

@@ -840,3 +840,53 @@ def approved(world: Simulation, revision: str) -> tuple[str, str]:
     """Status and reason of the revision's condition Approved."""
     (found,) = (item for item in world.revision_status(revision).conditions if item.type == "Approved")
     return str(found.status), found.reason
+
+
+async def test_a_rejection_that_is_taken_back_leaves_the_candidate_its_chance(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    world.decide(revision, "Rejected")
+    await world.settle()
+    assert world.status.candidate is None
+    assert world.revision_status(revision).state is RevisionState.REJECTED
+
+    world.decide(revision, "Auto")
+    await world.settle()
+    assert world.status.candidate is not None
+    assert world.status.candidate.revision == revision
+
+    await world.evaluate(revision, lower=2500)
+    assert active(world) == revision
+
+
+async def test_no_word_of_a_person_brings_a_verdict_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, **LOW)
+    for decision in ("Rejected", "Auto"):
+        world.decide(revision, decision)
+        await world.settle()
+
+    assert world.status.candidate is None
+    assert world.revision_status(revision).state is RevisionState.REJECTED
+
+
+async def test_an_approval_of_another_base_says_when_it_counts(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, **LOW)
+    world.apply_agent(spec | {"model": {"base": "qwen3"}})
+    await world.settle()
+
+    world.decide(revision, "Approved")
+    await world.settle()
+
+    assert approved(world, revision) == ("False", "OtherBase")
+
+
+async def test_what_is_served_does_not_ask_for_a_persons_word(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec | {"rollout": {"approval": "Manual"}})
+
+    assert approved(world, base_of("smollm2"))[1] == "NoVerdict"

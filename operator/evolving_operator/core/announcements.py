@@ -39,13 +39,18 @@ class Announcement:
     warning: bool = False
 
 
-def announcements(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
-    """What changed, in words for a person who reads `kubectl describe`."""
+def announcements(
+    before: EvolvingAgentStatus, after: EvolvingAgentStatus, version: str
+) -> Iterator[Announcement]:
+    """What changed, in words for a person who reads `kubectl describe`.
+
+    `version` is that of the agent as it was before. It tells transitions apart of which no time is kept.
+    """
     yield from _served(before, after)
-    yield from _candidate(before, after)
-    yield from _rollout(before, after)
+    yield from _candidate(before, after, version)
+    yield from _rollout(before, after, version)
     yield from _runs(before, after)
-    yield from _conditions(before, after)
+    yield from _conditions(before, after, version)
 
 
 def event(agent: ObservedAgent, announcement: Announcement, now: str) -> Create:
@@ -143,14 +148,16 @@ def _way_back(old: RevisionRef | None, new: RevisionRef | None) -> Iterator[Anno
     )
 
 
-def _candidate(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+def _candidate(
+    before: EvolvingAgentStatus, after: EvolvingAgentStatus, version: str
+) -> Iterator[Announcement]:
     old, new = before.candidate, after.candidate
     if new is not None and (old is None or old.revision != new.revision):
         yield Announcement(
             "CandidateFound",
             f"{new.revision} ({new.model_id}) is the candidate now.",
             "Nominate",
-            (new.revision, _training_key(after)),
+            (new.revision, version),
         )
     is_served = after.active is not None and old is not None and after.active.revision == old.revision
     if old is not None and new is None and not is_served:
@@ -162,15 +169,20 @@ def _candidate(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Itera
         )
 
 
-def _training_key(status: EvolvingAgentStatus) -> str:
-    return (status.training.finished or "") if status.training else (status.base or "")
-
-
-def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus, version: str) -> Iterator[Announcement]:
     old, new = before.rollout, after.rollout
+    if old is not None and old.step in TRIALS and (new is None or new.revision != old.revision):
+        why = condition(after.conditions, "Promoted")
+        yield Announcement(
+            f"{old.step}Ended",
+            f"{old.revision} answers no requests any more: nothing came of it. {why.message if why else ''}",
+            "EndTrial",
+            (old.revision, old.since),
+        )
     if new is None or new == before.promotion or (old is not None and _place(old) == _place(new)):
         return
-    key = (new.revision, new.step, old.since if old else "")
+    since = old.since if old is not None and old.revision == new.revision else version
+    key = (new.revision, new.step, since)
     if new.step is RolloutStep.SHADOW:
         yield Announcement("ShadowStarted", new.message, "Shadow", key)
     elif new.step is RolloutStep.CANARY:
@@ -222,24 +234,27 @@ def _runs(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[A
         yield Announcement(f"{what}{new.state}", note, action, (new.job, new.state), warning=is_failure)
 
 
-def _conditions(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> Iterator[Announcement]:
+def _conditions(
+    before: EvolvingAgentStatus, after: EvolvingAgentStatus, version: str
+) -> Iterator[Announcement]:
     """Problems that come and go, changes of readiness, and verdicts."""
     for kind in ("Degraded", "Ready", "Evaluated"):
         old, new = condition(before.conditions, kind), condition(after.conditions, kind)
         if new is None or not _is_news(kind, old, new):
             continue
-        key = (
-            kind,
-            new.status,
-            new.reason,
-            old.last_transition_time if old else "",
-            old.reason if old else "",
-        )
+        key = (kind, new.status, new.reason, _since(old, new, version), old.reason if old else "")
         bad = ConditionStatus.TRUE if kind == "Degraded" else ConditionStatus.FALSE
         reason = new.reason
         if kind == "Degraded" and new.status is ConditionStatus.FALSE:
             reason = "Recovered"
         yield Announcement(reason, new.message, f"Set{kind}", key, warning=new.status is bad)
+
+
+def _since(old: Condition | None, new: Condition, version: str) -> str:
+    """Since when it was what it was before: a reason that changes within one status leaves no time."""
+    if old is None:
+        return ""
+    return version if old.status is new.status else old.last_transition_time
 
 
 def _is_news(kind: str, old: Condition | None, new: Condition) -> bool:

@@ -155,7 +155,10 @@ def _commit(situation: Situation, before: EvolvingAgentStatus) -> Iterator[Actio
     agent, status = situation.observed.agent, _told(situation)
     if status == before:
         return
-    for announcement in (*announcements(before, status), *_refused_run(situation, before)):
+    for announcement in (
+        *announcements(before, status, agent.resource_version),
+        *_refused_run(situation, before),
+    ):
         yield event(agent, announcement, situation.timestamp)
     yield write_status(agent, status)
 
@@ -241,7 +244,7 @@ def _reject(observed: Observed, fault: InvalidField, now: datetime) -> Iterator[
     )
     if status == agent.status:
         return
-    for announcement in announcements(agent.status, status):
+    for announcement in announcements(agent.status, status, agent.resource_version):
         yield event(agent, announcement, rfc3339(now))
     yield write_status(agent, status)
 

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from evolving_operator.api.models import Condition, ConditionStatus, EvolvingAgentStatus
 from evolving_operator.core.announcements import announcements, note_of
+from evolving_operator.testing.fake_cluster import Crash, Fault
+from evolving_operator.testing.simulation import Simulation
+
+Spec = dict[str, Any]
+CANARY = {"canary": {"steps": [{"percent": 10, "pauseSeconds": 600}]}}
 
 
 def status(ready: ConditionStatus | None) -> EvolvingAgentStatus:
@@ -16,7 +25,7 @@ def status(ready: ConditionStatus | None) -> EvolvingAgentStatus:
 
 
 def reasons(before: ConditionStatus | None, after: ConditionStatus) -> list[str]:
-    return [told.reason for told in announcements(status(before), status(after))]
+    return [told.reason for told in announcements(status(before), status(after), "1")]
 
 
 def test_an_agent_that_becomes_ready_is_announced_whether_or_not_it_was_seen_to_start() -> None:
@@ -36,3 +45,90 @@ def test_a_note_is_as_long_as_an_event_may_be_in_bytes() -> None:
     assert long.startswith("Слишком длинное сообщение. ")
     assert 990 < len(long.encode()) <= 1000
     assert note_of("ä" * 500) == "ä" * 500
+
+
+def notes(world: Simulation, reason: str) -> list[str]:
+    found = [raw for raw in world.cluster.all("Event") if raw["reason"] == reason]
+    return [raw["note"] for raw in sorted(found, key=lambda raw: raw["eventTime"])]
+
+
+async def test_a_revision_that_is_nominated_once_more_is_announced_once_more(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    for decision in ("Rejected", "Approved"):
+        world.pass_time(60)
+        world.decide(revision, decision)
+        await world.settle()
+
+    assert world.events().count("CandidateFound") == 2
+    assert world.events().count("CandidateDropped") == 1
+
+
+@pytest.mark.parametrize("reason", ["CandidateFound", "CanaryStep"])
+async def test_what_is_decided_twice_is_announced_once(world: Simulation, spec: Spec, reason: str) -> None:
+    """The operator dies between the Event and the status that it tells of; there is another soon."""
+    await world.serve(spec | {"rollout": CANARY})
+    told = world.cluster.create
+
+    async def dying(manifest: Spec) -> Spec:
+        if manifest.get("reason") == reason and not notes(world, reason):
+            world.cluster.faults.append(Fault(at=0, error=Crash(), when="after"))
+        return await told(manifest)
+
+    world.cluster.create = dying  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        await world.evaluate(await world.train(), lower=2000)
+    world.pass_time(15)
+    world.restart()
+    await world.settle()
+    if reason == "CandidateFound":
+        assert world.status.candidate is not None
+    else:
+        assert world.status.rollout is not None
+
+    assert len(notes(world, reason)) == 1
+
+
+async def test_a_trial_that_ends_without_an_outcome_is_announced_and_so_is_the_next(
+    world: Simulation, spec: Spec
+) -> None:
+    trying = spec | {"rollout": CANARY}
+    await world.serve(trying)
+    await world.evaluate(await world.train(), lower=2000)
+    for edited in (trying | {"suspend": True}, trying):
+        world.pass_time(60)
+        world.apply_agent(edited)
+        await world.settle()
+
+    assert len(notes(world, "CanaryStep")) == 2
+    [ended] = notes(world, "CanaryEnded")
+    assert "spec.suspend: nothing is promoted." in ended
+
+
+async def test_a_trial_that_ends_in_a_promotion_is_not_said_to_come_to_nothing(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec | {"rollout": CANARY})
+    await world.evaluate(await world.train(), lower=2000)
+    world.pass_time(601)
+    await world.settle()
+
+    assert world.events().count("Promoted") == 1
+    assert notes(world, "CanaryEnded") == []
+
+
+async def test_problems_that_take_turns_are_announced_each_time(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    for reason in ("CreateContainerConfigError", "ImagePullBackOff") * 2:
+        for pod in world.node.pods("support", "agent"):
+            waiting = {"waiting": {"reason": reason, "message": "secret not found"}}
+            pod["status"]["containerStatuses"][0]["state"] = waiting
+            world.cluster.put(pod)
+        world.pass_time(60)
+        await world.settle()
+
+    assert len(notes(world, "SecretNotFound")) == 2
+    assert len(notes(world, "ImagePullFailed")) == 2
+    assert notes(world, "Recovered") == []

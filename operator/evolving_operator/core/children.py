@@ -180,17 +180,27 @@ def needed_applies(situation: Situation, wanted: Sequence[Manifest], drift: Drif
 
 
 def standing_refusals(situation: Situation) -> Iterator[Refusal]:
-    """Refusals of what is still wanted as it was refused: who takes a bad field back hears no more of it."""
+    """Refusals of what is still wanted as it was refused; then of what is yet to be tried in another form.
+
+    Who takes a bad field back hears no more of it: what is wanted then is there.
+    """
     if not situation.observed.refusals:
         return
     wanted = {
-        (manifest["kind"], manifest["metadata"]["name"]): applied_hash(manifest)
-        for manifest in wanted_children(situation)
+        (manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in wanted_children(situation)
     }
+    untried = []
     for refusal in situation.observed.refusals:
-        is_child = refusal.kind not in _CREATED_ONCE
-        if not is_child or wanted.get((refusal.kind, refusal.name)) == refusal.applied_hash:
+        key = refusal.kind, refusal.name
+        manifest = wanted.get(key)
+        wanted_hash = None if manifest is None else applied_hash(manifest)
+        if refusal.kind in _CREATED_ONCE or refusal.applied_hash == wanted_hash:
             yield refusal
+            continue
+        live = situation.observed.children.get(key)
+        if manifest is not None and refusal.applied_hash is not None and not is_current(live, manifest):
+            untried.append(refusal)
+    yield from untried
 
 
 def is_refused(situation: Situation, manifest: Manifest) -> bool:

@@ -31,6 +31,50 @@ async def test_who_takes_a_bad_field_back_hears_no_more_of_it(world: Simulation,
     assert world.events().count("Recovered") == 1
 
 
+async def test_what_is_wanted_in_another_form_and_refused_again_was_never_well(
+    world: Simulation, spec: Spec
+) -> None:
+    """The next step of a canary is committed before the ConfigMap that would begin it can be tried."""
+    steps = [{"percent": percent, "pauseSeconds": 300} for percent in (10, 50)]
+    await world.serve(spec | {"rollout": {"canary": {"steps": steps}}})
+    revision = await world.train()
+    apply = world.cluster.apply
+
+    async def refusing(manifest: Spec) -> Spec:
+        if manifest["kind"] == "ConfigMap":
+            raise Forbidden("exceeded quota")
+        return await apply(manifest)
+
+    world.cluster.apply = refusing  # type: ignore[method-assign]
+    await world.evaluate(revision, lower=2000)
+    world.pass_time(301)
+    await world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.percent == 50
+    assert world.condition("Degraded").reason == "Forbidden"
+    assert world.events().count("Recovered") == 0
+
+    world.cluster.apply = apply  # type: ignore[method-assign]
+    world.pass_time(11)
+    await world.settle()
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+    assert world.events().count("Recovered") == 1
+
+
+async def test_what_cannot_be_tried_hides_nothing_of_what_keeps_it(world: Simulation, spec: Spec) -> None:
+    """The Deployment waits for the ConfigMap that its pods would look for."""
+    await world.serve(spec)
+    world.cluster.faults.append(Fault(at=0, error=Invalid("no such image"), kind="Deployment"))
+    world.apply_agent(spec | {"agent": {**spec["agent"], "image": "not an image"}})
+    await world.settle()
+
+    world.cluster.faults.append(Fault(at=0, error=Forbidden("exceeded quota"), kind="ConfigMap"))
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "image": "example/agent:2"}})
+    await world.settle()
+
+    assert "exceeded quota" in world.condition("Degraded").message
+
+
 async def test_a_refusal_that_is_over_wakes_nobody_up(world: Simulation, spec: Spec) -> None:
     """An old refusal that was always due would keep the agent's worker busy for ever."""
     await world.serve(spec)

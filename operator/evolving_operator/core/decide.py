@@ -41,7 +41,15 @@ from evolving_operator.core.lineage import adopted_revisions, collected, missing
 from evolving_operator.core.live_traffic import counting
 from evolving_operator.core.observed import InvalidField, Observed, ObservedAgent
 from evolving_operator.core.plan import Action, Apply, Create, Plan, WriteStatus
-from evolving_operator.core.proof import evaluation_job, recorded_verdict, renew_evaluation, verdict_status
+from evolving_operator.core.proof import (
+    candidate_revision,
+    evaluation,
+    evaluation_job,
+    recorded_verdict,
+    renew_evaluation,
+    verdict_status,
+    why_unmeasured,
+)
 from evolving_operator.core.rollout import (
     advance_bake,
     advance_restart,
@@ -155,10 +163,8 @@ def _commit(situation: Situation, before: EvolvingAgentStatus) -> Iterator[Actio
     agent, status = situation.observed.agent, _told(situation)
     if status == before:
         return
-    for announcement in (
-        *announcements(before, status, agent.resource_version),
-        *_refused_run(situation, before),
-    ):
+    told = announcements(before, status, agent.resource_version)
+    for announcement in (*told, *_refused_run(situation, before), *_failed_evaluation(situation, before)):
         yield event(agent, announcement, situation.timestamp)
     yield write_status(agent, status)
 
@@ -255,3 +261,12 @@ def _refused_run(situation: Situation, before: EvolvingAgentStatus) -> Iterator[
     if run is None or run == before.last_run or (why := why_refused(situation, run)) is None:
         return
     yield Announcement("RunRefused", f"{names.ANNOTATION_RUN}: {run}. {why}", "Run", (run,), warning=True)
+
+
+def _failed_evaluation(situation: Situation, before: EvolvingAgentStatus) -> Iterator[Announcement]:
+    """An evaluation that measured nothing is told of: the next attempt hides its verdict."""
+    current, revision = evaluation(situation), candidate_revision(situation)
+    if current is None or revision is None or current.errors == 0 or current == before.evaluation:
+        return
+    note = f"{revision.name}, attempt {current.attempt}: {why_unmeasured(revision)}"
+    yield Announcement("VerdictError", note, "Evaluate", (revision.uid, str(current.attempt)), warning=True)

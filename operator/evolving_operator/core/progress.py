@@ -25,6 +25,7 @@ from evolving_operator.core.proof import (
     evaluation_job_of,
     is_measurable,
     recorded_verdict,
+    why_unmeasured,
 )
 from evolving_operator.core.situation import Situation
 
@@ -94,7 +95,8 @@ def evaluated(situation: Situation) -> Finding:
     if situation.rollout_under_way:
         return unknown("AwaitsRollout", f"{candidate.name} is evaluated when the present rollout has ended.")
     if current.retry_at is not None:
-        return unknown("AwaitsRetry", f"{candidate.name} is evaluated again after {current.retry_at}.")
+        again = f"{candidate.name} is evaluated again after {current.retry_at}."
+        return unknown("AwaitsRetry", f"{again} {why_unmeasured(candidate)}".rstrip())
     if not is_measurable(situation, current.dataset_version):
         return unknown("NothingToMeasure", "There are no validation queries.")
     return unknown("Evaluating", f"{candidate.name} is about to be evaluated.")
@@ -138,7 +140,7 @@ def _awaiting(situation: Situation) -> Finding:
             "now: what is broken already would be taken for its fault.",
         )
     if recorded_verdict(situation) is None:
-        return false("AwaitsVerdict", f"{candidate.name} is being evaluated.")
+        return false("AwaitsVerdict", f"{candidate.name} is to be evaluated: see Evaluated.")
     if candidate.status.result is VerdictResult.PASSED and situation.spec.rollout.approval is Approval.MANUAL:
         return false(
             "AwaitsApproval",

@@ -113,6 +113,14 @@ def verdict_status(revision: str, suites: tuple[SuiteVerdict, ...]) -> VerdictSt
     )
 
 
+def why_unmeasured(revision: ObservedRevision) -> str:
+    """Why the last evaluation measured nothing; "" where that is not known, or it did."""
+    if revision.status.result is not VerdictResult.ERROR:
+        return ""
+    suite = weakest(revision.status.verdicts)
+    return f"Suite {suite.suite} was not measured. {suite.reason}: {suite.message}"
+
+
 def evaluation_job(situation: Situation) -> Manifest | None:
     """The Job to create now: once per attempt, when nothing keeps the candidate from being measured."""
     current, revision, status = evaluation(situation), candidate_revision(situation), situation.status

@@ -172,10 +172,21 @@ async def test_an_evaluation_that_measured_nothing_is_repeated_later(world: Simu
     assert world.revision_status(revision).result is VerdictResult.ERROR
     assert "three pods failed" in world.revision_status(revision).verdicts[0].message
     assert world.jobs(names.COMPONENT_EVALUATE) == []
+    told = world.condition("Evaluated")
+    assert (told.reason, "three pods failed" in told.message) == ("AwaitsRetry", True)
+    assert "see Evaluated" in world.condition("Promoted").message
+    assert world.events().count("VerdictError") == 1
 
     world.pass_time(30)
     await world.settle()
     assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "1")]
+    world.node.finish_job(names.evaluate_job(revision, "1"), None, failed=("DeadlineExceeded", "too slow"))
+    world.pass_time(60)
+    await world.settle()
+    assert "DeadlineExceeded" in world.condition("Evaluated").message
+    assert world.events().count("VerdictError") == 2
+    world.pass_time(60)
+    await world.settle()
     await world.evaluate(revision, lower=100)
     assert world.status.active is not None
     assert world.status.active.revision == revision

@@ -28,6 +28,7 @@ _ON_THE_WAY = {
     RolloutStep.RESTART: ("RollingRestart", "is rolled out to the serving pods"),
     RolloutStep.BAKE: ("Baking", "serves, and is being validated"),
 }
+_SCALED_TO_ZERO = true("ScaledToZero", "The serving pods were scaled to none: nothing is to be served.")
 # So often a child is set right at once before the operator waits.
 CONTESTED_AFTER = 3
 
@@ -44,13 +45,20 @@ def ready(situation: Situation) -> Finding:
         return false("Starting", "The serving pods are being created.")
     if replicas == 0:
         return true("ScaledToZero", "spec.agent.replicas is 0: nothing is to be served.")
+    wanted = _wanted_pods(situation, deployment)
+    if wanted == 0:
+        return _SCALED_TO_ZERO
     if deployment.ready > 0:
-        wanted = deployment.wanted if situation.is_autoscaled else replicas
         return true("Serving", f"{deployment.ready} of {wanted} serving pods are ready.")
     problem = degraded_by(situation)
     if problem is not None:
         return false(problem.reason, f"No serving pod is ready. {problem.message}")
-    return false("Starting", f"None of {replicas} serving pods is ready yet.")
+    return false("Starting", f"None of {wanted} serving pods is ready yet.")
+
+
+def _wanted_pods(situation: Situation, deployment: ObservedDeployment) -> int:
+    """By the spec, or by an autoscaler's word since."""
+    return deployment.wanted if situation.is_autoscaled else situation.spec.agent.replicas
 
 
 def ready_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> Finding:
@@ -58,7 +66,7 @@ def ready_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> 
     if deployment is None:
         return false(fault.reason, f"Nothing is served. {fault.field}: {fault.message}")
     if deployment.wanted == 0:
-        return true("ScaledToZero", "The serving pods were scaled to none: nothing is to be served.")
+        return _SCALED_TO_ZERO
     if deployment.ready > 0:
         return true("Serving", f"{deployment.ready} of {deployment.wanted} serving pods are ready.")
     return false(fault.reason, f"No serving pod is ready. {fault.field}: {fault.message}")

@@ -275,6 +275,21 @@ async def test_an_autoscaler_of_the_deployment_keeps_its_word(world: Simulation,
     assert world.node.deployment("support")["spec"]["replicas"] == 3
 
 
+async def test_what_an_autoscaler_scales_to_none_does_not_start_for_ever(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    autoscale(world, 0)
+    world.pass_time(3600)
+    await world.settle()
+    assert world.condition("Ready").reason == "ScaledToZero"
+    assert world.condition("Progressing").reason == "Converged"
+
+    autoscale(world, 3)
+    await world.settle()
+    assert world.condition("Ready").message == "3 of 3 serving pods are ready."
+
+
 async def test_a_deployment_scaled_by_hand_is_scaled_back(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     deployment = world.node.deployment("support")

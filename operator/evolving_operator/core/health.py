@@ -7,15 +7,17 @@ from datetime import timedelta
 
 from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
-from evolving_operator.api.models import ConditionStatus, RolloutStep
+from evolving_operator.api.models import Approval, ConditionStatus, RolloutStep
+from evolving_operator.core.approval import is_approved
 from evolving_operator.core.candidate import awaits_person
 from evolving_operator.core.children import lingering_children, standing_refusals
 from evolving_operator.core.conditions import Finding, false, true
 from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
 from evolving_operator.core.pod_problems import is_told, told_by_pods
+from evolving_operator.core.proof import candidate_revision
 from evolving_operator.core.rollout import why_stuck
 from evolving_operator.core.schedule import schedule_fault
-from evolving_operator.core.serving import pods_refused
+from evolving_operator.core.serving import never_served, pods_refused
 from evolving_operator.core.situation import Situation
 
 _NO_IMAGE = frozenset(
@@ -50,7 +52,7 @@ def ready(situation: Situation) -> Finding:
         return _SCALED_TO_ZERO
     if deployment.ready > 0:
         return true("Serving", f"{deployment.ready} of {wanted} serving pods are ready.")
-    problem = degraded_by(situation)
+    problem = degraded_by(situation) or _unserved_waits(situation)
     if problem is not None:
         return false(problem.reason, f"No serving pod is ready. {problem.message}")
     return false("Starting", f"None of {wanted} serving pods is ready yet.")
@@ -83,7 +85,8 @@ def progressing(situation: Situation) -> Finding:
         reason, what = _ON_THE_WAY[rollout.step]
         return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
     if not situation.settled:
-        return true("RollingRestart", "The serving pods are being brought to their desired state.")
+        being_brought = true("RollingRestart", "The serving pods are being brought to their desired state.")
+        return _unserved_waits(situation) or being_brought
     if status.candidate is not None and not situation.spec.suspend:
         if awaits_person(situation):
             return false("AwaitsPerson", f"Revision {status.candidate.revision} waits: see Promoted.")
@@ -98,8 +101,36 @@ def kstatus(situation: Situation, degraded: Finding) -> dict[str, Finding]:
     rollout = situation.status.rollout
     is_restarting = rollout is not None and rollout.step is RolloutStep.RESTART
     if is_restarting or not situation.settled:
-        return {"Reconciling": progressing(situation)}
+        found = progressing(situation)
+        if found.status is ConditionStatus.FALSE:
+            return {"Stalled": true(found.reason, found.message)}
+        return {"Reconciling": found}
     return {}
+
+
+def _unserved_waits(situation: Situation) -> Finding | None:
+    """Why what is to replace a model that never served waits: nothing else makes the pods serve."""
+    candidate = situation.status.candidate
+    if candidate is None or not never_served(situation):
+        return None
+    if situation.spec.suspend:
+        what = f"{candidate.revision} is to replace a model that never served, but nothing is promoted."
+        return false("Suspended", f"spec.suspend: {what}")
+    if awaits_word(situation):
+        return false("AwaitsPerson", f"Revision {candidate.revision} waits: see Promoted.")
+    return None
+
+
+def awaits_word(situation: Situation) -> bool:
+    """Whether a base model that would replace one that never served waits for a person's approval."""
+    revision = candidate_revision(situation)
+    return (
+        revision is not None
+        and revision.spec.training is None
+        and situation.spec.rollout.approval is Approval.MANUAL
+        and not is_approved(situation, revision)
+        and never_served(situation)
+    )
 
 
 def degraded_by(situation: Situation) -> Finding | None:

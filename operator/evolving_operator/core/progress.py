@@ -17,7 +17,7 @@ from evolving_operator.core.approval import is_approved
 from evolving_operator.core.candidate import awaits_settled_pods, why_promotable
 from evolving_operator.core.conditions import Finding, condition, false, true, unknown
 from evolving_operator.core.gate import weakest
-from evolving_operator.core.health import secret_words
+from evolving_operator.core.health import awaits_word, secret_words
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import (
     candidate_revision,
@@ -138,6 +138,12 @@ def _awaiting(situation: Situation) -> Finding:
             "AwaitsPods",
             f"{candidate.name} may be promoted. It waits until all serving pods run what is to be served "
             "now: what is broken already would be taken for its fault.",
+        )
+    if awaits_word(situation):
+        return false(
+            "AwaitsApproval",
+            f"{candidate.name} is to replace a base model that never served: there is nothing to compare it "
+            "with. It waits for a person: set its spec.decision.",
         )
     if recorded_verdict(situation) is None:
         return false("AwaitsVerdict", f"{candidate.name} is to be evaluated: see Evaluated.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from evolving_operator.cluster.errors import Invalid
 from evolving_operator.testing.simulation import Simulation
 
@@ -55,6 +57,42 @@ async def test_what_waits_for_a_person_is_stalled(world: Simulation, spec: Spec)
     world.node.roll_out("support")
     await world.settle()
     assert true_conditions(world) == {"Ready"}
+
+
+@pytest.mark.parametrize(
+    ("more", "reason", "promoted"),
+    [
+        ({"suspend": True}, "Suspended", "Suspended"),
+        ({"rollout": {"approval": "Manual"}}, "AwaitsPerson", "AwaitsApproval"),
+    ],
+    ids=["suspended", "manual"],
+)
+async def test_what_waits_in_the_place_of_a_model_that_never_served_is_stalled(
+    world: Simulation, spec: Spec, more: Spec, reason: str, promoted: str
+) -> None:
+    """A base model was mistyped, and mended: nothing goes on by itself."""
+    world.apply_agent(spec | more | {"model": {"base": "tpyo"}})
+    await world.settle()
+    assert true_conditions(world) == {"Reconciling"}
+    world.apply_agent(spec | more)
+    await world.settle()
+
+    assert true_conditions(world) == {"Stalled"}
+    told = [world.condition(kind).reason for kind in ("Progressing", "Ready", "Promoted")]
+    assert told == [reason, reason, promoted]
+
+    assert world.status.candidate is not None
+    if promoted == "AwaitsApproval":
+        world.decide(world.status.candidate.revision, "Approved")
+    else:
+        world.apply_agent(spec)
+    await world.settle()
+    assert true_conditions(world) == {"Reconciling"}
+    world.node.roll_out("support")
+    await world.settle()
+    assert true_conditions(world) == {"Ready"}
+    assert world.status.active is not None
+    assert world.status.active.model_id == "smollm2"
 
 
 async def test_pods_are_told_of_though_the_spec_cannot_be_read(world: Simulation, spec: Spec) -> None:

@@ -7,11 +7,13 @@ from datetime import timedelta
 
 from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
+from evolving_operator.api import names
 from evolving_operator.api.models import Approval, ConditionStatus, RolloutStep
 from evolving_operator.core.approval import is_approved
 from evolving_operator.core.candidate import awaits_person
 from evolving_operator.core.children import lingering_children, standing_refusals
-from evolving_operator.core.conditions import Finding, false, true
+from evolving_operator.core.clock import after
+from evolving_operator.core.conditions import Finding, condition, false, true
 from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
 from evolving_operator.core.pod_problems import is_told, told_by_pods
 from evolving_operator.core.proof import candidate_revision
@@ -38,6 +40,8 @@ _CONFIG_MAP_BYTES = 1_048_576  # the API server's bound, and in its words when s
 _ERROR_CHARACTERS = 500
 _SCHEDULING_GRACE = timedelta(seconds=60)
 _DELETION_GRACE = timedelta(seconds=10)  # what nothing holds is gone by then, and made anew
+_CONTROLLER_GRACE_SECONDS = 30  # of a rollout that takes too long, the Deployment controller tells first
+_PODS_NOT_READY = "PodsNotReady"
 
 
 def ready(situation: Situation) -> Finding:
@@ -331,6 +335,39 @@ def _stuck_rollout(situation: Situation) -> Finding | None:
     return true("RolloutStuck", f"ProgressDeadlineExceeded: {deployment.deadline_exceeded}")
 
 
+def _pods_not_ready(situation: Situation) -> Finding | None:
+    """No pod has been ready for as long as a rollout may take, and nothing tells why."""
+    deployment, rollout = situation.observed.deployment, situation.status.rollout
+    if deployment is None or deployment.ready > 0 or (wanted := _wanted_pods(situation, deployment)) == 0:
+        return None
+    if rollout is not None and rollout.step is RolloutStep.RESTART:
+        return None  # it has its own deadline
+    seconds = situation.spec.rollout.progress_deadline_seconds
+    if not _is_unready_for(situation, seconds + _CONTROLLER_GRACE_SECONDS):
+        return None
+    pod = min((pod.name for pod in situation.serving_pods), default=None)
+    where = f"deployment {names.deployment(situation.agent)}`" if pod is None else f"pod {pod}`"
+    logs = "" if pod is None else f" and `kubectl logs {pod}`"
+    return true(
+        _PODS_NOT_READY,
+        f"None of {wanted} serving pods has been ready for more than {seconds} s, and nothing tells why: see "
+        f"`kubectl describe {where}{logs}.",
+    )
+
+
+def _is_unready_for(situation: Situation, seconds: int) -> bool:
+    """Whether no pod has been ready for so long, since the last problem that was known was mended."""
+    unready, degraded = (condition(situation.status.conditions, kind) for kind in ("Ready", "Degraded"))
+    if degraded is not None and degraded.reason == _PODS_NOT_READY:
+        return True
+    return all(
+        known is not None
+        and known.status is ConditionStatus.FALSE
+        and situation.timers.passed(after(known.last_transition_time, seconds))
+        for known in (unready, degraded)
+    )
+
+
 _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _invalid_schedule,
     _missing_instructions,
@@ -345,5 +382,6 @@ _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
     _pods_refused,
     _unschedulable,
     _stuck_rollout,
+    _pods_not_ready,
     told_by_pods,
 )

@@ -294,3 +294,90 @@ async def test_a_restart_has_all_its_time_from_when_the_deployment_is_applied(
     world.pass_time(1)
     await world.settle()
     assert step_of(world) is RolloutStep.ROLLED_BACK
+
+
+def lose_readiness(world: Simulation) -> None:
+    """No pod answers its probe any more; all of them run."""
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    world.cluster.put(deployment)
+    for pod in world.node.pods("support", "agent"):
+        pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+        world.cluster.put(pod)
+
+
+def degraded_reason(world: Simulation) -> str:
+    return world.condition("Degraded").reason
+
+
+async def test_pods_that_are_not_ready_for_long_are_told_of(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec | {"rollout": {"progressDeadlineSeconds": 300}})
+    lose_readiness(world)
+    await world.settle()
+    world.pass_time(300)
+    delay = await world.settle()
+    assert (degraded_reason(world), delay) == ("AsExpected", 30)  # it is looked at by itself
+
+    world.pass_time(30)
+    await world.settle()
+    told = world.condition("Degraded")
+    assert told.reason == world.condition("Ready").reason == world.condition("Stalled").reason
+    pod = world.node.pods("support", "agent")[0]["metadata"]["name"]
+    assert (told.reason, told.message) == (
+        "PodsNotReady",
+        "None of 2 serving pods has been ready for more than 300 s, and nothing tells why: see "
+        f"`kubectl describe pod {pod}` and `kubectl logs {pod}`.",
+    )
+    assert world.events().count("PodsNotReady") == 1
+
+    world.cluster.writes.clear()
+    world.pass_time(3600)
+    await world.settle()
+    assert world.cluster.writes == []
+
+    world.node.roll_out("support")
+    await world.settle()
+    assert degraded_reason(world) == "AsExpected"
+
+
+async def test_pods_have_their_time_once_what_was_known_to_be_wrong_is_mended(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    lose_readiness(world)
+    [first, *_] = world.node.pods("support", "agent")
+    container = first["status"]["containerStatuses"][0]
+    container["state"] = {"waiting": PULL}
+    world.cluster.put(first)
+    await world.settle()
+    world.pass_time(86_400)
+    await world.settle()
+    assert degraded_reason(world) == "ImagePullFailed"
+
+    container["state"] = {"running": {}}
+    world.cluster.put(first)
+    await world.settle()
+    world.pass_time(629)
+    await world.settle()
+    assert degraded_reason(world) == "AsExpected"
+    world.pass_time(1)
+    await world.settle()
+    assert degraded_reason(world) == "PodsNotReady"
+
+
+async def test_a_rolling_restart_has_its_own_deadline(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    lose_readiness(world)
+    await world.settle()
+    world.pass_time(631)
+    await world.settle()
+    revision = await world.train()
+    world.decide(revision, "Approved")
+    await world.settle()
+    assert step_of(world) is RolloutStep.RESTART
+    assert degraded_reason(world) == "AsExpected"
+
+    world.node.roll_out("support")
+    await world.settle()
+    assert step_of(world) is RolloutStep.BAKE
+    assert world.condition("Ready").status is ConditionStatus.TRUE

@@ -75,6 +75,18 @@ def awaits_person(situation: Situation) -> bool:
     return situation.pinned or why_promotable(situation, revision) is None
 
 
+def awaits_word(situation: Situation) -> bool:
+    """Whether a base model that would replace one that never served waits for a person's approval."""
+    revision = candidate_revision(situation)
+    return (
+        revision is not None
+        and revision.spec.training is None
+        and situation.spec.rollout.approval is Approval.MANUAL
+        and not is_approved(situation, revision)
+        and never_served(situation)
+    )
+
+
 def end_trial(situation: Situation) -> Step | None:
     """A trial ends with its candidate, while nothing may be promoted or served, where another is asked for.
 

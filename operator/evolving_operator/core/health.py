@@ -8,18 +8,16 @@ from datetime import timedelta
 from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
 from evolving_operator.api import names
-from evolving_operator.api.models import Approval, ConditionStatus, RolloutStep
-from evolving_operator.core.approval import is_approved
-from evolving_operator.core.candidate import awaits_person
+from evolving_operator.api.models import ConditionStatus, RolloutStep
+from evolving_operator.core.candidate import awaits_person, awaits_word
 from evolving_operator.core.children import lingering_children, standing_refusals
 from evolving_operator.core.clock import after
 from evolving_operator.core.conditions import Finding, condition, false, true
 from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
 from evolving_operator.core.pod_problems import is_told, told_by_pods
-from evolving_operator.core.proof import candidate_revision
 from evolving_operator.core.rollout import why_stuck
 from evolving_operator.core.schedule import schedule_fault
-from evolving_operator.core.serving import never_served, pods_refused
+from evolving_operator.core.serving import never_served, pods_refused, wanted_pods
 from evolving_operator.core.situation import Situation
 
 _NO_IMAGE = frozenset(
@@ -51,7 +49,7 @@ def ready(situation: Situation) -> Finding:
         return false("Starting", "The serving pods are being created.")
     if replicas == 0:
         return true("ScaledToZero", "spec.agent.replicas is 0: nothing is to be served.")
-    wanted = _wanted_pods(situation, deployment)
+    wanted = wanted_pods(situation)
     if wanted == 0:
         return _SCALED_TO_ZERO
     if deployment.ready > 0:
@@ -60,11 +58,6 @@ def ready(situation: Situation) -> Finding:
     if problem is not None:
         return false(problem.reason, f"No serving pod is ready. {problem.message}")
     return false("Starting", f"None of {wanted} serving pods is ready yet.")
-
-
-def _wanted_pods(situation: Situation, deployment: ObservedDeployment) -> int:
-    """By the spec, or by an autoscaler's word since."""
-    return deployment.wanted if situation.is_autoscaled else situation.spec.agent.replicas
 
 
 def ready_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> Finding:
@@ -123,18 +116,6 @@ def _unserved_waits(situation: Situation) -> Finding | None:
     if awaits_word(situation):
         return false("AwaitsPerson", f"Revision {candidate.revision} waits: see Promoted.")
     return None
-
-
-def awaits_word(situation: Situation) -> bool:
-    """Whether a base model that would replace one that never served waits for a person's approval."""
-    revision = candidate_revision(situation)
-    return (
-        revision is not None
-        and revision.spec.training is None
-        and situation.spec.rollout.approval is Approval.MANUAL
-        and not is_approved(situation, revision)
-        and never_served(situation)
-    )
 
 
 def degraded_by(situation: Situation) -> Finding | None:
@@ -338,7 +319,7 @@ def _stuck_rollout(situation: Situation) -> Finding | None:
 def _pods_not_ready(situation: Situation) -> Finding | None:
     """No pod has been ready for as long as a rollout may take, and nothing tells why."""
     deployment, rollout = situation.observed.deployment, situation.status.rollout
-    if deployment is None or deployment.ready > 0 or (wanted := _wanted_pods(situation, deployment)) == 0:
+    if deployment is None or deployment.ready > 0 or (wanted := wanted_pods(situation)) == 0:
         return None
     if rollout is not None and rollout.step is RolloutStep.RESTART:
         return None  # it has its own deadline

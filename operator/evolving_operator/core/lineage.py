@@ -26,7 +26,7 @@ from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Apply, Create, Delete, ObjectRef, WriteStatus
 from evolving_operator.core.proof import evaluation, job_name, recorded_verdict, verdict_to_record
 from evolving_operator.core.runs import why_superseded
-from evolving_operator.core.serving import NO_PODS
+from evolving_operator.core.serving import NO_PODS, wanted_pods
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.validation import is_outdated
 
@@ -154,7 +154,7 @@ def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object
             status = status.updated(proven_at=rollout.since)
         return {"promoted_at": status.promoted_at, "proven_at": status.proven_at}
     is_active = _place(situation, revision) is RevisionState.ACTIVE
-    if is_active and status.promoted_at is None and situation.settled and situation.spec.agent.replicas > 0:
+    if is_active and status.promoted_at is None and situation.settled and wanted_pods(situation) > 0:
         return {"promoted_at": situation.timestamp, "proven_at": situation.timestamp}
     return {}
 

@@ -12,7 +12,7 @@ from evolving_operator.api.models import (
 )
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import first_evaluation
-from evolving_operator.core.serving import awaits_pods, never_served, served_rollout
+from evolving_operator.core.serving import awaits_pods, never_served, served_rollout, wanted_pods
 from evolving_operator.core.situation import TRIALS, Situation
 from evolving_operator.core.step import Because, Step
 
@@ -46,8 +46,8 @@ def _proven(situation: Situation) -> RevisionRef | None:
 
     One that is still on its way when it is given up may be what does not come up.
     """
-    status, replicas = situation.status, situation.spec.agent.replicas
-    never_came_up = replicas > 0 and never_served(situation)
+    status = situation.status
+    never_came_up = wanted_pods(situation) > 0 and never_served(situation)
     is_unproven = situation.rollout_under_way or awaits_pods(situation) or never_came_up
     return status.previous if is_unproven else status.active
 

@@ -14,10 +14,10 @@ from evolving_operator.api.models import (
     VerdictResult,
 )
 from evolving_operator.core.approval import is_approved
-from evolving_operator.core.candidate import awaits_settled_pods, why_promotable
+from evolving_operator.core.candidate import awaits_settled_pods, awaits_word, why_promotable
 from evolving_operator.core.conditions import Finding, condition, false, true, unknown
 from evolving_operator.core.gate import weakest
-from evolving_operator.core.health import awaits_word, secret_words
+from evolving_operator.core.health import secret_words
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import (
     candidate_revision,

@@ -25,6 +25,7 @@ from evolving_operator.core.serving import (
     nobody_serves,
     pods_refused,
     served_rollout,
+    wanted_pods,
 )
 from evolving_operator.core.situation import Situation, applied_hash
 from evolving_operator.core.step import Because, Step
@@ -74,14 +75,14 @@ def replace_previous(situation: Situation) -> Step | None:
 def advance_restart(situation: Situation) -> Step | None:
     """Wait until all serving pods run the promoted revision; go back where they cannot."""
     rollout = situation.status.rollout
-    if awaits_pods(situation) and situation.spec.agent.replicas > 0:
+    if awaits_pods(situation) and wanted_pods(situation) > 0:
         return at_step(situation, RolloutStep.RESTART, Because("ScaledUp", "Its first pods are started."))
     if rollout is None or rollout.step is not RolloutStep.RESTART:
         return None
     if situation.settled:
         if situation.held:
             return at_step(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
-        if situation.spec.agent.replicas == 0:
+        if wanted_pods(situation) == 0:
             return at_step(situation, RolloutStep.DONE, _NOBODY_SERVES)
         return at_step(situation, RolloutStep.BAKE, Because("Restarted", "All serving pods run it."))
     if rollout.template != situation.template_hash:
@@ -131,7 +132,7 @@ def advance_bake(situation: Situation) -> Step | None:
         return at_step(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
     if (rejected := _taken_back(situation)) is not None and situation.status.previous is not None:
         return roll_back(situation, rejected)
-    if situation.spec.agent.replicas == 0:
+    if wanted_pods(situation) == 0:
         return at_step(situation, RolloutStep.DONE, _NOBODY_SERVES) if situation.settled else None
     if rollout.template != situation.template_hash:
         # All pods ran the revision, and then the user changed what they run: what breaks now is not the

@@ -11,6 +11,7 @@ from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time
 from evolving_operator.core.gate import cases_of
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.proof import is_measurable
+from evolving_operator.core.serving import wanted_pods
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because
 
@@ -63,8 +64,7 @@ def why_unasked(situation: Situation, rollout: RolloutStatus) -> Because | None:
 
 def is_validated(situation: Situation, rollout: RolloutStatus) -> bool:
     """Whether there is anybody to ask, and anything to ask."""
-    has_pods = situation.spec.agent.replicas > 0
-    return has_pods and is_measurable(situation, _dataset_version(situation, rollout))
+    return wanted_pods(situation) > 0 and is_measurable(situation, _dataset_version(situation, rollout))
 
 
 def validation_job_of(situation: Situation, rollout: RolloutStatus) -> ObservedJob | None:

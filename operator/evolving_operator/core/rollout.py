@@ -108,10 +108,10 @@ def _hold(situation: Situation, rollout: RolloutStatus) -> Because | None:
     refused = pods_refused(situation)
     if refused is not None:
         return Because(_PODS_REFUSED, refused)
+    if _is_applied(situation):
+        return None
     is_late = rollout.reason in _HELD or situation.timers.passed(after(rollout.since, _APPLY_SECONDS))
-    if is_late and not _is_applied(situation):
-        return Because(_NOT_APPLIED, "The Deployment is not yet as it is to be.")
-    return None
+    return Because(_NOT_APPLIED, "The Deployment is not yet as it is to be.") if is_late else None
 
 
 def _is_applied(situation: Situation) -> bool:

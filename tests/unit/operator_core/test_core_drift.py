@@ -275,6 +275,21 @@ async def test_an_autoscaler_of_the_deployment_keeps_its_word(world: Simulation,
     assert world.node.deployment("support")["spec"]["replicas"] == 3
 
 
+async def test_what_an_autoscaler_has_scaled_to_none_is_not_validated(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    autoscale(world, 0)
+    await world.settle()
+
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    world.node.roll_out("support")
+    await world.settle()
+
+    assert world.status.rollout is not None
+    assert world.status.rollout.reason == "ScaledToZero"
+    assert world.jobs(names.COMPONENT_VALIDATE) == []
+
+
 async def test_what_an_autoscaler_scales_to_none_does_not_start_for_ever(
     world: Simulation, spec: Spec
 ) -> None:

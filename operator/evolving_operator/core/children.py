@@ -16,15 +16,16 @@ from evolving_operator.core.builders.network_policy import build_network_policy,
 from evolving_operator.core.builders.service import build_service
 from evolving_operator.core.builders.service_account import build_service_account
 from evolving_operator.core.builders.store_claim import build_store_claim
-from evolving_operator.core.observed import Child, Correction, Refusal
+from evolving_operator.core.observed import Child, Correction, Observed, Refusal
 from evolving_operator.core.ownership import lost_fields, owns
-from evolving_operator.core.plan import Apply, Delete, ObjectRef
+from evolving_operator.core.plan import Action, Apply, Delete, ObjectRef
 from evolving_operator.core.render import render_learning_config
 from evolving_operator.core.schedule import schedule_fault
 from evolving_operator.core.situation import Situation, applied_hash
 
 _SIZE = ("spec", "resources", "requests", "storage")  # of a volume claim
 _HASH = ("metadata", "annotations", names.ANNOTATION_APPLIED_HASH)
+_OWNERS = ("metadata", "ownerReferences")
 _CREATED_ONCE = frozenset({"Job", names.REVISION_KIND})  # by a step: not among what is wanted all the time
 
 
@@ -177,6 +178,23 @@ def needed_applies(situation: Situation, wanted: Sequence[Manifest], drift: Drif
         if is_left or waits or is_refused(situation, manifest):
             continue
         yield Apply(manifest, corrects=lost, is_required=is_config, is_new=live is None)
+
+
+def gives_owner(observed: Observed, actions: Sequence[Action]) -> bool:
+    """Whether something that is there, and goes with no agent by now, is to go with this one.
+
+    It may be without an owner because the agent is being deleted by `--cascade=orphan`, of which its
+    children's watches tell before its own does: then it would go all the same.
+    """
+    return any(_gives_owner(observed, action.manifest) for action in actions if isinstance(action, Apply))
+
+
+def _gives_owner(observed: Observed, manifest: Manifest) -> bool:
+    kind, metadata = manifest["kind"], manifest["metadata"]
+    if "ownerReferences" not in metadata:
+        return False
+    live = observed.children.get((kind, metadata["name"]))
+    return kind == names.REVISION_KIND if live is None else not owns(live.owned, *_OWNERS)
 
 
 def standing_refusals(situation: Situation) -> Iterator[Refusal]:

@@ -16,11 +16,12 @@ from evolving_operator.cluster.gateway import Gateway
 from evolving_operator.cluster.kinds import AGENT, kind_of
 from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
+from evolving_operator.core.children import gives_owner
 from evolving_operator.core.clock import Timers
 from evolving_operator.core.debts import decide_debts
 from evolving_operator.core.decide import decide, undecided
 from evolving_operator.core.health import CONTESTED_AFTER
-from evolving_operator.core.observed import Correction, Heard, Observed, Refusal
+from evolving_operator.core.observed import Correction, Heard, Observed, ObservedAgent, Refusal
 from evolving_operator.core.ownership import owned_fields
 from evolving_operator.core.plan import (
     Action,
@@ -73,6 +74,8 @@ _REFUSAL_RETRY = timedelta(seconds=10)
 # Of an object whose creation was answered by nobody, the watch tells within seconds.
 _TAKEN_GRACE = timedelta(seconds=30)
 _TAKEN_RETRY_SECONDS = 1.0
+# Of an agent that is gone, or about to go, the watch tells by then.
+_GONE_RETRY_SECONDS = 1.0
 # An agent that another installation looks after has as much news as one of our own.
 _ASKED_AGAIN = timedelta(seconds=30)
 # A child that somebody keeps changing is set right at once a few times, then later each time.
@@ -154,6 +157,8 @@ class Reconciler:
             plan = await self._plan_for_what_is_left(key, now)
         else:
             plan = await self._decided(key, observed, now)
+            if gives_owner(observed, plan.actions) and not await self._is_there_to_stay(observed.agent):
+                return _GONE_RETRY_SECONDS
         self._traffic.follow(key, plan.counting)
         deeds, words = _deeds_and_words(plan.actions)
         for action in deeds:
@@ -185,6 +190,14 @@ class Reconciler:
             for action in undecided(observed, error, now).actions:
                 await self._execute(key, observed, action)
             raise
+
+    async def _is_there_to_stay(self, agent: ObservedAgent) -> bool:
+        """Asked of the API server itself, where what the watch has told may be too old."""
+        try:
+            live = (await self._gateway.read(AGENT, agent.namespace, agent.name))["metadata"]
+        except NotFound:
+            return False
+        return live["uid"] == agent.uid and "deletionTimestamp" not in live
 
     def _nothing_came_of(self, key: AgentKey, actions: Sequence[Action]) -> bool:
         """Whether all that was to be done was there already: the next decision would be the same."""

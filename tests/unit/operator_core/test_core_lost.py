@@ -11,6 +11,7 @@ from evolving_agent.contract.report import CurationReport, DatasetRef, Outcome, 
 from evolving_operator.api import names
 from evolving_operator.api.models import RevisionState, RolloutStep
 from evolving_operator.cluster.errors import Forbidden
+from evolving_operator.cluster.kinds import OWNED
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
 
 Spec = dict[str, Any]
@@ -557,3 +558,54 @@ async def test_a_run_whose_job_is_still_there_is_refused_in_words(world: Simulat
 
     assert world.status.last_run == "curate"
     assert world.events().count("RunRefused") == 1
+
+
+def orphan(world: Simulation) -> None:
+    """As the garbage collector does on `kubectl delete --cascade=orphan`, before the agent itself goes."""
+    (agent,) = world.cluster.all(names.AGENT_KIND)
+    for kind in OWNED:
+        for raw in world.cluster.all(kind.kind):
+            owners = raw["metadata"].get("ownerReferences") or []
+            if any(owner["uid"] == agent["metadata"]["uid"] for owner in owners):
+                del raw["metadata"]["ownerReferences"]
+                world.cluster.put(raw)
+
+
+@pytest.mark.parametrize("end", ["deleting", "gone", "made anew"])
+async def test_what_a_deletion_has_orphaned_is_not_given_back_to_an_agent_that_goes(
+    world: Simulation, spec: Spec, end: str
+) -> None:
+    """The watch of agents is a moment later than those of their children."""
+    await world.serve(spec | {"deletionPolicy": "Delete"})
+    await world.promote()
+
+    # when the children's watches tell of it, and the agent's does not yet
+    orphan(world)
+    world.watch_is_frozen = True
+    if end == "deleting":
+        world.cluster.hold(names.AGENT_KIND, "support", "orphan")
+    else:
+        world.cluster.remove(names.AGENT_KIND, "support")
+    if end == "made anew":
+        world.apply_agent(spec)
+    world.cluster.writes.clear()
+    assert await world.settle() == 1
+
+    # then nothing is done, and nothing goes
+    assert world.cluster.writes == []
+    if end == "deleting":
+        world.cluster.remove(names.AGENT_KIND, "support")
+    for kind in ("PersistentVolumeClaim", "Deployment", names.REVISION_KIND):
+        assert world.cluster.all(kind)
+
+
+async def test_an_owner_that_somebody_took_away_is_put_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    await world.promote()
+
+    orphan(world)
+    await world.settle()
+
+    for kind in ("Deployment", "Service", names.REVISION_KIND):
+        for raw in world.cluster.all(kind):
+            assert [owner["name"] for owner in raw["metadata"]["ownerReferences"]] == ["support"]

@@ -99,9 +99,9 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
     yield build_service(context)
     if spec.agent.replicas > 1:
         yield build_disruption_budget(context)
-    if spec.curation is not None and not _curation_never_comes(situation):
+    if _is_curated(situation):
         yield build_curation_cron_job(context)
-    if spec.training is not None and not _training_never_comes(situation):
+    if _is_trained(situation):
         yield build_training_cron_job(context)
 
 
@@ -111,17 +111,18 @@ def _is_grown(situation: Situation, size: str) -> bool:
     return live is not None and live.asked in (None, size) and not owns(live.owned, *_SIZE)
 
 
-def _curation_never_comes(situation: Situation) -> bool:
+def _is_curated(situation: Situation) -> bool:
+    """Whether there is to be a CronJob. Beside a schedule that never comes, the last one would go on."""
     curation = situation.spec.curation
     return curation is not None and (
-        schedule_fault("spec.curation", curation.schedule, curation.time_zone, situation.now) is not None
+        schedule_fault("spec.curation", curation.schedule, curation.time_zone, situation.now) is None
     )
 
 
-def _training_never_comes(situation: Situation) -> bool:
+def _is_trained(situation: Situation) -> bool:
     training = situation.spec.training
     return training is not None and (
-        schedule_fault("spec.training", training.schedule, training.time_zone, situation.now) is not None
+        schedule_fault("spec.training", training.schedule, training.time_zone, situation.now) is None
     )
 
 
@@ -271,8 +272,8 @@ def unwanted_children(situation: Situation) -> Iterator[Delete]:
     unwanted = [
         (spec.agent.replicas <= 1, "PodDisruptionBudget", names.disruption_budget(agent)),
         (not limits_network(situation.context), "NetworkPolicy", names.network_policy(agent)),
-        (spec.curation is None, "CronJob", names.curate_cron_job(agent)),
-        (spec.training is None, "CronJob", names.finetune_cron_job(agent)),
+        (not _is_curated(situation), "CronJob", names.curate_cron_job(agent)),
+        (not _is_trained(situation), "CronJob", names.finetune_cron_job(agent)),
     ]
     own_debts = names.provider_debts(agent, situation.context.uid)
     unwanted += [

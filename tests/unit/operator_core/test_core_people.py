@@ -464,6 +464,28 @@ async def test_a_schedule_that_never_comes_is_told(
     assert world.status.next_curation_time is None
 
 
+@pytest.mark.parametrize("fault", [{"schedule": "0 0 30 2 *"}, {"timeZone": "Mars/Olympus"}])
+@pytest.mark.parametrize(
+    ("part", "cron_job"), [("curation", "support-curate"), ("training", "support-finetune")]
+)
+async def test_a_schedule_that_becomes_a_fault_is_followed_no_more(
+    world: Simulation, spec: Spec, part: str, cron_job: str, fault: Spec
+) -> None:
+    """The last one would go on, suspended or not: trainings cost money."""
+    await world.serve(spec)
+    assert world.cluster.get("CronJob", cron_job) is not None
+
+    world.apply_agent(spec | {part: spec[part] | fault, "suspend": True})
+    await world.settle()
+    assert world.cluster.get("CronJob", cron_job) is None
+    assert world.condition("Degraded").reason == "InvalidSpec"
+
+    world.apply_agent(spec)
+    await world.settle()
+    assert world.cluster.get("CronJob", cron_job) is not None
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+
 async def test_a_missing_secret_is_named(world: Simulation, spec: Spec) -> None:
     endpoint = {"baseURL": "http://models/v1", "apiKeySecretRef": {"name": "openai", "key": "apiKey"}}
     world.apply_agent(spec | {"model": {"base": "smollm2", "endpoint": endpoint}})

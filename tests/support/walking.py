@@ -73,12 +73,12 @@ async def walk(world: World, seed: int, transitions: int) -> Account:
                 account.rejected += 1
                 account.faults += _misplaced(error, step, seed)
                 continue
-            spec = step.spec
+            before, spec = spec, step.spec
             account.transitions += 1
             faults = [fault async for fault in _faults(life, account)]
             is_refused = condition(await life.scene.agent(), "Degraded")["reason"] in REFUSED
             if (account.transitions % BACK_EVERY == 0 or is_refused) and not faults:
-                spec = _origin(origin, spec)
+                spec = _origin(origin, before if is_refused else spec)
                 await life.scene.replace(spec)
                 account.returns += 1
                 faults = [f"back home: {fault}" async for fault in _strangeness(life, home)]

@@ -159,15 +159,13 @@ class AccessMode(StrEnum):
     READ_WRITE_MANY = "ReadWriteMany"
 
 
-_DEFAULT_SIZE = "10Gi"
-
-
 class StorageVolume(Document):
     """What a PersistentVolumeClaim lets nobody change is refused here, by name, instead of failing later."""
 
     model_config = rules(
         Rule(
-            "self.accessModes == oldSelf.accessModes",
+            # Sets are equal in any order; that of a claim's modes cannot be changed either.
+            "self.accessModes == oldSelf.accessModes && self.accessModes[0] == oldSelf.accessModes[0]",
             "accessModes is immutable: create another agent for another kind of volume",
             ".accessModes",
         ),
@@ -180,10 +178,10 @@ class StorageVolume(Document):
     )
 
     size: str = Field(
-        default=_DEFAULT_SIZE,
+        default="10Gi",
         pattern=r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$",
         max_length=20,
-        description="Requested size.",
+        description="Requested size. A volume can grow, where its storage class lets it, but not shrink.",
     )
     storage_class_name: str | None = Field(
         default=None, max_length=253, description="Storage class; the cluster's default if absent."
@@ -257,12 +255,6 @@ class Storage(Document):
             "has(self.volume) == has(oldSelf.volume) || [self, oldSelf].all(storage, !has(storage.volume) "
             "|| (storage.volume.accessModes == ['ReadWriteOnce'] && !has(storage.volume.storageClassName)))",
             "of a volume that was made by default, only the size can be changed",
-            ".volume",
-        ),
-        Rule(
-            f"quantity(has(self.volume) ? self.volume.size : '{_DEFAULT_SIZE}').compareTo("
-            f"quantity(has(oldSelf.volume) ? oldSelf.volume.size : '{_DEFAULT_SIZE}')) >= 0",
-            "volume.size: a volume can grow but not shrink",
             ".volume",
         ),
     )

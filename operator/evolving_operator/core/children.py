@@ -23,7 +23,8 @@ from evolving_operator.core.render import render_learning_config
 from evolving_operator.core.schedule import schedule_fault
 from evolving_operator.core.situation import Situation, applied_hash
 
-_SIZE = ("spec", "resources", "requests", "storage")  # of a volume claim
+_CLAIM = "PersistentVolumeClaim"
+_SIZE = ("spec", "resources", "requests", "storage")  # of the claim
 _HASH = ("metadata", "annotations", names.ANNOTATION_APPLIED_HASH)
 _OWNERS = ("metadata", "ownerReferences")
 _CREATED_ONCE = frozenset({"Job", names.REVISION_KIND})  # by a step: not among what is wanted all the time
@@ -107,8 +108,20 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
 
 def _is_grown(situation: Situation, size: str) -> bool:
     """Whether somebody else has set the volume's size since the user last spoke about it: it only grows."""
-    live = situation.observed.children.get(("PersistentVolumeClaim", names.store_claim(situation.agent)))
+    live = situation.observed.children.get((_CLAIM, names.store_claim(situation.agent)))
     return live is not None and live.asked in (None, size) and not owns(live.owned, *_SIZE)
+
+
+def _claim_of_its_size(situation: Situation) -> Manifest | None:
+    """The volume claim with the size that it has: what else the spec says of it counts all the same.
+
+    Whether it goes with the agent, above all. None where the spec asks for that size, or it is not known.
+    """
+    volume = situation.spec.storage.claim
+    live = situation.observed.children.get((_CLAIM, names.store_claim(situation.agent)))
+    if volume is None or live is None or live.asked in (None, volume.size):
+        return None
+    return build_store_claim(situation.context, asked=live.asked, sets_size=owns(live.owned, *_SIZE))
 
 
 def _is_curated(situation: Situation) -> bool:
@@ -178,7 +191,8 @@ def needed_applies(situation: Situation, wanted: Sequence[Manifest], drift: Drif
             unreadable = {"Deployment"}  # its pods would look for a configuration that is not there
         if is_left or waits or is_refused(situation, manifest):
             continue
-        yield Apply(manifest, corrects=lost, is_required=is_config, is_new=live is None)
+        otherwise = _claim_of_its_size(situation) if key[0] == _CLAIM else None
+        yield Apply(manifest, corrects=lost, is_required=is_config, is_new=live is None, otherwise=otherwise)
 
 
 def gives_owner(observed: Observed, actions: Sequence[Action]) -> bool:

@@ -28,6 +28,7 @@ class Apply:
     corrects: tuple[str, ...] = ()  # the drifted fields, where it does nothing else than to set them right
     is_required: bool = False  # where the API server refuses it, the rest of the plan does not follow
     is_new: bool = False  # none of the agent's is known: an object of this name may be somebody else's
+    otherwise: Manifest | None = None  # applied where the API server refuses the manifest, which is told
 
 
 @dataclass(frozen=True)

@@ -340,6 +340,8 @@ class Reconciler:
             if kind == "Event":
                 return False  # nothing depends on it, and nothing would ever take the note back
             self._note_refused_write(key, manifest, error.reason, f"{str(error).strip()}{more}")
+            if isinstance(action, Apply) and action.otherwise is not None:
+                await self._write_instead(action.otherwise)
             return False
         self._taken.get(key, {}).pop((kind, name), None)
         self._take_back_refusal(key, (kind, name, False))
@@ -349,6 +351,14 @@ class Reconciler:
         if isinstance(action, Apply) and action.corrects:
             self._note_correction(key, kind, name, action.corrects, owned_fields(stored))
         return True
+
+    async def _write_instead(self, manifest: Manifest) -> None:
+        """What can be had of a refused object."""
+        try:
+            stored = await self._gateway.apply(manifest)
+        except (Refused, NotFound):
+            return  # why, the refusal of the whole object tells
+        self._cache.put(_typed(stored, manifest["apiVersion"], manifest["kind"]))
 
     async def _apply_new(self, key: AgentKey, action: Apply) -> Raw:
         """What others have under this name is not taken over: it would go with the agent.

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
 from evolving_operator.cluster.errors import Forbidden, Invalid, NotFound
@@ -156,6 +158,84 @@ async def test_what_could_not_be_deleted_and_is_wanted_again_is_no_fault(
 
     assert world.condition("Degraded").status is ConditionStatus.FALSE
     assert world.cluster.get("CronJob", names.curate_cron_job("support")) is not None
+
+
+@contextmanager
+def a_size_for_good(world: Simulation) -> Iterator[list[str]]:
+    """The storage class lets no claim grow, and none shrinks. Yields the sizes that are asked for in vain."""
+    apply = world.cluster.apply
+    asked: list[str] = []
+
+    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == "PersistentVolumeClaim":
+            requests = manifest["spec"].get("resources", {"requests": {}})["requests"]
+            if requests.get("storage", "10Gi") != "10Gi":
+                asked.append(requests["storage"])
+                raise Forbidden("only dynamically provisioned pvc can be resized")
+        return await apply(manifest)
+
+    world.cluster.apply = refusing  # type: ignore[method-assign]
+    yield asked
+    world.cluster.apply = apply  # type: ignore[method-assign]
+
+
+def claim_of(world: Simulation) -> tuple[list[str], str]:
+    """What it goes with, and its size."""
+    claim = world.cluster.get("PersistentVolumeClaim", "support-store")
+    assert claim is not None
+    owners = [owner["name"] for owner in claim["metadata"].get("ownerReferences", ())]
+    return owners, claim["spec"]["resources"]["requests"]["storage"]
+
+
+@pytest.mark.parametrize("size", ["20Gi", "5Gi"])
+async def test_whether_a_volume_goes_with_its_agent_counts_though_its_size_is_refused(
+    world: Simulation, spec: Spec, size: str
+) -> None:
+    await world.serve(spec | {"deletionPolicy": "Delete"})
+    asked_for = {"storage": {"volume": {"size": size}}}
+    with a_size_for_good(world) as asked:
+        world.apply_agent(spec | asked_for | {"deletionPolicy": "Retain"})
+        await world.settle()
+        assert claim_of(world) == ([], "10Gi")
+        told = world.condition("Degraded")
+        assert (told.reason, "resized" in told.message) == ("Forbidden", True)
+
+        # and later too, in a new process
+        world.restart()
+        world.apply_agent(spec | asked_for | {"deletionPolicy": "Delete"})
+        await world.settle()
+        assert claim_of(world) == (["support"], "10Gi")
+        world.apply_agent(spec | asked_for | {"deletionPolicy": "Retain"})
+        await world.settle()
+        assert claim_of(world) == ([], "10Gi")
+        assert asked == [size] * 3
+
+        # asked for now and then, until it is taken back
+        world.pass_time(11)
+        await world.settle()
+        assert asked == [size] * 4
+        world.apply_agent(spec | {"deletionPolicy": "Retain"})
+        await world.settle()
+        assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    assert world.cluster.get("PersistentVolumeClaim", "support-store") is not None
+
+
+async def test_a_volume_that_another_has_grown_keeps_its_size_though_another_one_is_refused(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec | {"deletionPolicy": "Delete"})
+    claim = world.cluster.get("PersistentVolumeClaim", "support-store")
+    assert claim is not None
+    claim["spec"]["resources"]["requests"]["storage"] = "20Gi"
+    world.cluster.put(claim)
+    with a_size_for_good(world):
+        world.apply_agent(spec | {"storage": {"volume": {"size": "15Gi"}}})
+        await world.settle()
+
+        assert claim_of(world) == ([], "20Gi")
+        assert world.condition("Degraded").reason == "Forbidden"
 
 
 @contextmanager

@@ -82,6 +82,8 @@ _ASKED_AGAIN = timedelta(seconds=30)
 _FIRST_CORRECTION_DELAY = timedelta(seconds=10)
 _LAST_CORRECTION_DELAY = timedelta(seconds=600)
 _CORRECTIONS_ARE_FORGOTTEN_AFTER = timedelta(seconds=1800)
+# What is set in place of a field of ours: both together are invalid.
+_RIVALS: Mapping[str, Raw] = {"PodDisruptionBudget": {"minAvailable": None}}
 # Decisions in a row that wrote something. Three or four are usual.
 _MOST_ROUNDS = 30
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 20.0
@@ -380,14 +382,15 @@ class Reconciler:
     async def _apply(self, action: Apply) -> Raw:
         """An apply leaves alone what others added to a list, even where both together are invalid.
 
-        A second port of the same name is such a thing. Then the list is set back as a whole first.
+        A second port of the same name is such a thing. Then the list is set back as a whole first, and what
+        cannot stand beside a field of ours is taken away.
         """
         try:
             return await self._gateway.apply(action.manifest)
         except Invalid:
             if not action.corrects:
                 raise
-        await self._gateway.overwrite(action.manifest)
+        await self._gateway.overwrite(_without_rivals(action.manifest))
         return await self._gateway.apply(action.manifest)
 
     def _note_refused_write(self, key: AgentKey, manifest: Manifest, reason: str, message: str) -> None:
@@ -458,6 +461,12 @@ class Reconciler:
             key, revision.status if revision else None, AgentRevisionStatus.model_validate(manifest["status"])
         )
         return True
+
+
+def _without_rivals(manifest: Manifest) -> Manifest:
+    """For a merge patch, where a null takes away."""
+    rivals = _RIVALS.get(manifest["kind"])
+    return manifest if rivals is None else manifest | {"spec": manifest["spec"] | rivals}
 
 
 def _named(manifest: Manifest) -> tuple[str, str]:

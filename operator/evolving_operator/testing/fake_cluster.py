@@ -291,6 +291,7 @@ def _merged(live: Raw, owned: Raw, wanted: Raw) -> Raw:
         if isinstance(value, dict) and isinstance(live.get(key), dict)
         else value
         for key, value in wanted.items()
+        if value is not None
     }
     return {**added, **merged}
 

@@ -160,6 +160,12 @@ CHANGES: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
         "merge",
         ("spec", "maxUnavailable"),
     ),
+    "another kind of budget": (
+        "pdb/support",
+        {"spec": {"minAvailable": 1, "maxUnavailable": None}},
+        "merge",
+        ("spec",),
+    ),
     "peers": (
         "networkpolicy/support",
         {"spec": {"ingress": [{}]}},

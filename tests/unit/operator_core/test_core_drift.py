@@ -8,6 +8,7 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus
+from evolving_operator.cluster.errors import Invalid
 from evolving_operator.core.ownership import is_autoscaled, lost_fields, other_writers, owned_fields
 from evolving_operator.testing.simulation import Simulation
 
@@ -151,6 +152,30 @@ async def test_a_foreign_edit_is_set_right_and_told(world: Simulation, spec: Spe
     world.restart()
     await world.settle()
     assert world.cluster.writes == []
+
+
+async def test_a_field_that_cannot_stand_beside_ours_is_taken_away(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    budget = world.cluster.get("PodDisruptionBudget", "support")
+    assert budget is not None
+    before = budget["spec"]
+    apply = world.cluster.apply
+
+    async def validating(manifest: dict[str, Any]) -> dict[str, Any]:
+        live = world.cluster.get(manifest["kind"], manifest["metadata"]["name"])
+        if manifest["kind"] == "PodDisruptionBudget" and live and "minAvailable" in live["spec"]:
+            raise Invalid("minAvailable and maxUnavailable cannot be both set")
+        return await apply(manifest)
+
+    world.cluster.apply = validating  # type: ignore[method-assign]
+    edited = {"minAvailable": 2} | {key: before[key] for key in before if key != "maxUnavailable"}
+    world.cluster.put(budget | {"spec": edited})
+    await world.settle()
+
+    healed = world.cluster.get("PodDisruptionBudget", "support")
+    assert healed is not None
+    assert healed["spec"] == before
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
 
 
 async def test_what_others_add_stays(world: Simulation, spec: Spec) -> None:

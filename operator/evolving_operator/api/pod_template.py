@@ -78,7 +78,7 @@ def _list(name: str, description: str, **properties: dict[str, Any]) -> dict[str
 _CONTAINER = {
     "env": _list("env", "Environment variables; those that the operator sets stay as they are."),
     "envFrom": _list("envFrom", "Sources of environment variables."),
-    "ports": _list("ports", "Ports."),
+    "ports": _list("ports", "Ports; the one that the agent serves on stays as it is."),
     "volumeMounts": _list("volumeMounts", "Mounts; those that the operator sets stay as they are."),
 }
 _POD: dict[str, Any] = {
@@ -126,8 +126,9 @@ class PodTemplate(Document):
         default={},
         description="Fields of a pod, merged into those of the serving pods and of the Jobs' pods as a "
         "strategic merge would: maps are merged, containers, env and volumes go by name, other lists are "
-        "replaced, null takes away, and so do $patch: delete and replace. What the operator sets itself "
-        "(image, args, its own variables and mounts) stays.",
+        "replaced, $patch: delete takes away and $patch: replace replaces. So does null, which kubectl apply "
+        "leaves out of what it sends: livenessProbe: {$patch: delete} takes a probe away. What the operator "
+        "sets itself (image, args, its own variables, mounts and port) stays.",
         json_schema_extra={
             "x-kubernetes-preserve-unknown-fields": True,
             "properties": _POD,

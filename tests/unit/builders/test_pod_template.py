@@ -136,14 +136,56 @@ def test_a_training_pod_can_have_additions_of_its_own() -> None:
 
 def test_directives_take_away_and_replace() -> None:
     built = _template(build_all(context_of("lora"))["deployment"])
-    port = {"containerPort": 8080, "$patch": "delete"}
     probe = {"$patch": "replace", "tcpSocket": {"port": 8080}}
-    added = PodTemplate(spec={"containers": [{"name": "agent", "ports": [port], "livenessProbe": probe}]})
+    limits = {"$patch": "delete"}
+    added = PodTemplate(
+        spec={"containers": [{"name": "agent", "resources": {"requests": limits}, "livenessProbe": probe}]}
+    )
 
     agent = _container(merge_pod_template(built, added), "agent")
 
-    assert agent["ports"] == []
+    assert agent["resources"] == {}
     assert agent["livenessProbe"] == {"tcpSocket": {"port": 8080}}
+
+
+@pytest.mark.parametrize(
+    ("ports", "expected"),
+    [
+        ([{"containerPort": 8080, "$patch": "delete"}], []),
+        (None, []),
+        ([{"containerPort": 8080, "name": "web", "hostPort": 80}], [{"hostPort": 80}]),
+        (
+            [{"containerPort": 8080, "protocol": "UDP", "name": "quic"}],
+            [{}, {"containerPort": 8080, "protocol": "UDP", "name": "quic"}],
+        ),
+        (
+            [{"containerPort": 53, "protocol": "UDP"}, {"containerPort": 53, "protocol": "TCP"}],
+            [{}, {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 53, "protocol": "TCP"}],
+        ),
+    ],
+)
+def test_the_port_that_the_service_goes_to_stays(ports: Any, expected: list[dict[str, Any]]) -> None:
+    built = _template(build_all(context_of("lora"))["deployment"])
+    (own,) = _container(built, "agent")["ports"]
+
+    merged = merge_pod_template(built, PodTemplate(spec={"containers": [{"name": "agent", "ports": ports}]}))
+
+    first, *others = expected or [{}]
+    assert _container(merged, "agent")["ports"] == [{**own, **first}, *others]
+
+
+def test_a_map_that_is_deleted_is_gone() -> None:
+    """Not {}: a probe of that would be refused. A null does not outlive `kubectl apply`."""
+    built = _template(build_all(context_of("lora"))["deployment"])
+    deleted = {"$patch": "delete"}
+    added = PodTemplate(
+        spec={"affinity": deleted, "containers": [{"name": "agent", "readinessProbe": deleted}]}
+    )
+
+    merged = merge_pod_template(built, added)
+
+    assert "affinity" not in merged["spec"]
+    assert "readinessProbe" not in _container(merged, "agent")
 
 
 def test_the_operators_own_container_cannot_be_taken_away() -> None:

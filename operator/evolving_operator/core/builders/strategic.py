@@ -2,8 +2,9 @@
 
 Maps are merged; lists that have a key (containers, env, volumes, …) are merged by it; all others are
 replaced; a null, or `$patch: delete`, takes away; `$patch: replace` replaces. A property test compares the
-outcome with the API server's own. Where the operator's own needs and the user's collide, the operator's
-win: they are what makes the pod serve the right revision. So terms of affinity are appended.
+outcome with the API server's own, which leaves {} of a map that is deleted, and knows one port of a number.
+Where the operator's own needs and the user's collide, the operator's win: they are what makes the pod serve
+the right revision. So terms of affinity are appended.
 """
 
 from __future__ import annotations
@@ -80,12 +81,21 @@ def _with_owned_fields(spec: Manifest, built: Manifest) -> Manifest:
 
 def _with_owned_container_fields(container: Manifest, own: Manifest) -> Manifest:
     kept = {key: value for key, value in container.items() if key != "command"}
+    ports = {"ports": _with_owned_ports(container.get("ports", []), own["ports"])} if "ports" in own else {}
     return {
         **kept,
+        **ports,
         **{name: own[name] for name in _OWNED_CONTAINER_FIELDS},
         "env": _by_key(container.get("env", []), own["env"], "name"),
         "volumeMounts": _by_key(container.get("volumeMounts", []), own["volumeMounts"], "mountPath"),
     }
+
+
+def _with_owned_ports(ports: list[Manifest], own: list[Manifest]) -> list[Manifest]:
+    """What a user adds to a port of the operator's stays, as far as it is not what the Service goes by."""
+    added = {_identity(port, "containerPort"): port for port in ports}
+    owned = [{**added.get(_identity(port, "containerPort"), {}), **port} for port in own]
+    return _by_key(ports, owned, "containerPort")
 
 
 def _merge(built: Any, added: Any) -> Any:
@@ -104,7 +114,7 @@ def _merge(built: Any, added: Any) -> Any:
             listed = name.removeprefix(DELETE_FROM)
             if isinstance(merged.get(listed), list):
                 merged[listed] = [item for item in merged[listed] if item not in value]
-        elif value is None:
+        elif value is None or (_is_directive(value) and value[DIRECTIVE] == "delete"):
             merged.pop(name, None)
         elif isinstance(value, list) and isinstance(merged.get(name), list):
             merged[name] = _merge_list(name, merged[name], value)
@@ -128,8 +138,8 @@ def _merge_list(name: str, built: list[Any], added: list[Any]) -> list[Any]:
     if "replace" in directives.values():
         return [_plain(element) for element in patches]
     kept = [element for element in built if element.get(key) not in directives]
-    existing = {element.get(key): element for element in kept} if name in MERGED_BY else {}
-    merged = [_merge(existing.get(element.get(key)), element) for element in patches]
+    existing = {_identity(element, key): element for element in kept} if name in MERGED_BY else {}
+    merged = [_merge(existing.get(_identity(element, key)), element) for element in patches]
     return _by_key(kept, merged, key)
 
 
@@ -166,4 +176,9 @@ def _is_directive(value: Any) -> bool:
 
 def _by_key(first: list[Manifest], second: list[Manifest], key: str) -> list[Manifest]:
     """Both lists in order of first appearance; where a key is in both, the second's element."""
-    return list({element.get(key): element for element in [*first, *second]}.values())
+    return list({_identity(element, key): element for element in [*first, *second]}.values())
+
+
+def _identity(element: Manifest, key: str) -> Any:
+    """Ports have their protocol too: by the number alone, the API's own merge keeps one of 53/UDP and /TCP."""
+    return (element.get(key), element.get("protocol", "TCP")) if key == "containerPort" else element.get(key)

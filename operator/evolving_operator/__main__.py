@@ -16,6 +16,10 @@ from evolving_operator.shell.process import run
 
 logger = logging.getLogger("evolving_operator")
 
+# The API server takes JSON of ten thousand levels. Whoever may write one agent could hide all others with it,
+# where Python (3.11 here; later versions count other frames only) gives up at a thousand.
+_DEEPEST = 30_000
+
 
 def main(arguments: list[str] | None = None) -> int:
     """0 after SIGTERM; 1 where the process ended for another reason; 2 for settings that make no sense."""
@@ -38,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201 - before there are logs, for the person at the terminal
         return 2
     logs.configure(settings.log_level)
+    sys.setrecursionlimit(_DEEPEST)
     try:
         asyncio.run(run(settings))
     except (LeadershipLostError, ConnectionSettingsError) as error:

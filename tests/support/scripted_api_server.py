@@ -35,6 +35,7 @@ class ScriptedApiServer:
     are_agents_served: bool = True
     agents: list[Raw] = field(default_factory=list)
     watches_of_agents: int = 0  # asked for, in vain or not
+    lists_of_agents: int = 0
     written: list[str] = field(default_factory=list)  # paths, without those of Leases
     lease: Raw | None = None
     version: int = 100
@@ -48,7 +49,7 @@ class ScriptedApiServer:
         async with TestServer(app, handler_cancellation=True, shutdown_timeout=0.1) as server:
             yield str(server.make_url("")).rstrip("/")
 
-    def add_agent(self, name: str) -> None:
+    def add_agent(self, name: str, **more: Any) -> None:
         """As a user does: watches tell of it."""
         self.version += 1
         raw = {
@@ -63,7 +64,7 @@ class ScriptedApiServer:
             },
             "spec": {
                 "model": {"base": "smollm2", "endpoint": {"baseURL": "http://models:8000/v1"}},
-                "agent": {"instructions": "You route requests."},
+                "agent": {"instructions": "You route requests.", **more},
             },
         }
         self.agents.append(raw)
@@ -97,6 +98,7 @@ class ScriptedApiServer:
             code = 404 if self.lease is None else 200
             return web.json_response(self.lease or {"kind": "Status", "code": 404}, status=code)
         else:
+            self.lists_of_agents += kind == AGENT
             items = self.agents if kind == AGENT else []
         metadata = {"resourceVersion": str(self.version)}
         return web.json_response(

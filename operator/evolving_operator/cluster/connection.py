@@ -8,7 +8,7 @@ import os
 import ssl
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from evolving_operator.api import names
 from evolving_operator.cluster.credentials import Credentials, ExecPlugin, Fixed, TokenFile
 
 Entry = dict[str, Any]
+AnswerObserver = Callable[[str, bool, int], None]  # path, whether it is a watch's, HTTP code
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # Entries that change who is asked, or as whom. To overlook one would be worse than to stop.
@@ -113,13 +114,14 @@ class Connection:
             context.verify_mode = ssl.CERT_NONE
         return context
 
-    def session(self, *, is_kopfs: bool = False) -> aiohttp.ClientSession:
+    def session(self, kopfs: AnswerObserver | None = None) -> aiohttp.ClientSession:
         """Each request carries the credentials of its moment, and may last as long as it says itself.
 
         kopf repeats a request whose connection breaks, ever less often. A wish of the server's to be left
         alone it would heed whatever it is: for a day, or for what is no number. And where credentials are
         refused it would ask for others, without pause. So both are broken connections to it. Nor does it
-        pause where the server ends each watch as soon as it begins.
+        pause where the server ends each watch as soon as it begins. What it is answered, it does not tell
+        us where that is nothing: `kopfs` is told, of a session for kopf.
         """
         is_tls = self.server.startswith("https")
         return aiohttp.ClientSession(
@@ -127,7 +129,7 @@ class Connection:
             timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS),
             # No compression: to compress costs the API server more than a cluster's network does.
             headers={"User-Agent": names.FIELD_MANAGER, "Accept-Encoding": "identity"},
-            middlewares=(_ForKopf(), self._authorize) if is_kopfs else (self._authorize,),
+            middlewares=(self._authorize,) if kopfs is None else (_ForKopf(kopfs), self._authorize),
         )
 
     async def _authorize(
@@ -145,6 +147,7 @@ class Connection:
 class _ForKopf:
     """A middleware, for what kopf does not do: see `Connection.session`."""
 
+    on_answer: AnswerObserver
     begun: dict[str, float] = field(default_factory=dict)  # when the last watch was asked for, by path
 
     async def __call__(
@@ -159,6 +162,7 @@ class _ForKopf:
         if response.status in (_UNAUTHORIZED, _TOO_MANY_REQUESTS):
             response.close()
             raise aiohttp.ClientConnectionError(f"the API server answers {response.status}")
+        self.on_answer(request.url.path, "watch" in request.url.query, response.status)
         return response
 
 

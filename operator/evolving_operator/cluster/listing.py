@@ -35,7 +35,7 @@ class ListReader:
         while (end := self._text.find(self._between, self._searched)) >= 0:
             try:
                 records.append(parse_object(self._kind, bytes(self._text[start : end + 1])))
-            except ValueError:
+            except (ValueError, RecursionError):
                 # Go on far behind it: an object full of these bytes would be read anew for each of them.
                 self._searched = end + (end + 1 - start)
                 continue

@@ -8,6 +8,7 @@ first long text of its kind: that takes half the time of compressing it alone, a
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import zlib
@@ -22,6 +23,8 @@ from evolving_operator.api import names
 from evolving_operator.cluster.kinds import OWNED, Kind, kind_of
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.core.ownership import is_autoscaled, other_writers, owned_fields
+
+logger = logging.getLogger(__name__)
 
 Raw = dict[str, Any]
 AgentKey = tuple[str, str]  # namespace, name
@@ -82,7 +85,7 @@ class _ListMetadata(msgspec.Struct):
 
 class _List(msgspec.Struct):
     metadata: _ListMetadata
-    items: list[_Parsed] | None  # null in an empty list of metadata
+    items: list[msgspec.Raw] | None  # null in an empty list of metadata
 
 
 class _Event(msgspec.Struct):
@@ -97,6 +100,17 @@ class _Status(msgspec.Struct):
 
 class _Bookmark(msgspec.Struct):
     metadata: _ListMetadata
+
+
+class _NamedMetadata(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
+
+
+class _Named(msgspec.Struct):
+    """Of an object that cannot be read, what a person needs to find it."""
+
+    metadata: _NamedMetadata = msgspec.field(default_factory=_NamedMetadata)
 
 
 class _PodMetadata(msgspec.Struct, omit_defaults=True):
@@ -160,6 +174,7 @@ class _Kept(msgspec.Struct, omit_defaults=True):
 _OBJECT = msgspec.json.Decoder(_Parsed)
 _STATUS = msgspec.json.Decoder(_Status)
 _BOOKMARK = msgspec.json.Decoder(_Bookmark)
+_NAMED = msgspec.json.Decoder(_Named)
 _LIST = msgspec.json.Decoder(_List)
 _EVENT = msgspec.json.Decoder(_Event)
 _SPEC_OF_DEPLOYMENT = msgspec.json.Decoder(_DeploymentSpec)
@@ -218,7 +233,10 @@ class ListPart(NamedTuple):
 
 
 class WatchEvent(NamedTuple):
-    """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK (which brings a `version` and no record)."""
+    """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK.
+
+    There is no record in a BOOKMARK, which only brings a `version`, nor of an object that cannot be read.
+    """
 
     type: str
     version: str
@@ -238,19 +256,31 @@ class GarbledError(Exception):
 
 
 def parse_list(kind: Kind, text: bytes) -> ListPart:
-    """Of a list of that kind. Raises GarbledError."""
+    """Of a list of that kind. An object that cannot be read is left out. Raises GarbledError."""
     try:
         part = _LIST.decode(text)
         int(part.metadata.resourceVersion)
-        records = [_record(kind, item) for item in part.items or ()]
-    except ValueError as error:  # also of a text that is no UTF-8, and of a version that is no number
+        records = [record for item in part.items or () if (record := _readable(kind, item)) is not None]
+    # also of a text that is no UTF-8, and of a version that is no number
+    except (ValueError, RecursionError) as error:
         raise GarbledError(str(error)) from error
     return ListPart(records, part.metadata.resourceVersion)
 
 
-def parse_object(kind: Kind, text: bytes) -> Record:
-    """Of one object, an item of a list perhaps. Raises ValueError."""
+def parse_object(kind: Kind, text: bytes | msgspec.Raw) -> Record:
+    """Of one object, an item of a list perhaps. Raises ValueError, and RecursionError."""
     return _record(kind, _OBJECT.decode(text))
+
+
+def _readable(kind: Kind, text: msgspec.Raw) -> Record | None:
+    """None for JSON that is no object as it should be: one such object may not hide all others."""
+    try:
+        return parse_object(kind, text)
+    except (ValueError, RecursionError) as error:
+        named = _NAMED.decode(text).metadata
+        extra = {"object": f"{kind.kind}/{named.name}", "namespace": named.namespace, "error": str(error)}
+        logger.error("an object cannot be read: it is left alone", extra=extra)
+        return None
 
 
 def parse_event(kind: Kind, line: bytes) -> WatchEvent:
@@ -264,9 +294,10 @@ def parse_event(kind: Kind, line: bytes) -> WatchEvent:
             version = _BOOKMARK.decode(event.object).metadata.resourceVersion
             int(version)
             return WatchEvent(event.type, version, None)
-        parsed = _OBJECT.decode(event.object)
-        return WatchEvent(event.type, parsed.metadata.resourceVersion, _record(kind, parsed))
-    except ValueError as error:
+        if (record := _readable(kind, event.object)) is not None:
+            return WatchEvent(event.type, str(record.version), record)
+        return WatchEvent(event.type, _BOOKMARK.decode(event.object).metadata.resourceVersion, None)
+    except (ValueError, RecursionError) as error:
         raise GarbledError(str(error)) from error
 
 

@@ -27,21 +27,17 @@ def registered(
     on_news: Callable[[AgentKey], None],
     *,
     login: Callable[..., Any],
-    on_list: Callable[[], None],
     on_lease: Callable[[Raw], None],
 ) -> kopf.OperatorRegistry:
     """The handlers, in a registry of their own. `login` answers kopf's question for credentials.
 
-    `on_news` is told of each agent that has changed. `on_list` is called for every agent that a list
-    brings, not the watch that follows it: a list says nothing of what went since the last one. `on_lease`
-    is called for every state of the Lease, and with nothing where it was deleted.
+    `on_news` is told of each agent that has changed. `on_lease` is called for every state of the Lease, and
+    with nothing where it was deleted.
     """
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(login)
 
     async def seen(event: Any, **_: Any) -> None:
-        if event["type"] is None:
-            on_list()
         agent = (cache.remove if event["type"] == "DELETED" else cache.put)(event["object"])
         if agent is not None:
             on_news(agent)

@@ -261,12 +261,12 @@ class Operator:
                 raise outcome
 
     def lease_was_seen(self, lease: dict[str, Any]) -> None:
-        """It came back through a watch of kopf's: that watch lives."""
-        self.telemetry.heartbeat.beat()
+        """By a watch."""
         self._leadership.seen(lease)
 
     def agents_were_listed(self) -> None:
-        """kopf's watch began anew: soon, find out which agents went meanwhile."""
+        """kopf's watch begins anew: soon, find out which agents went meanwhile. A list does not tell of them,
+        and of an empty one kopf tells nothing at all."""
         if self._listing is None:
             loop = asyncio.get_running_loop()
             self._listing = loop.call_later(_AFTER_LIST_SECONDS, self._list_agents)

@@ -13,11 +13,11 @@ from typing import Any
 import aiohttp
 import kopf
 
-from evolving_operator.cluster.connection import Connection
+from evolving_operator.cluster.connection import AnswerObserver, Connection
 from evolving_operator.cluster.errors import ClusterError
 from evolving_operator.cluster.kinds import LEASE, Kind
 from evolving_operator.cluster.live import LiveGateway
-from evolving_operator.shell.handlers import registered, watch_settings
+from evolving_operator.shell.handlers import Raw, registered, watch_settings
 from evolving_operator.shell.operator import Operator
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _DISCOVERY_RETRY_SECONDS = 2.0
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.1, 10.0
 _END_SECONDS = 3.0
+_FIRST_ERROR = 400
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Watching:
     connection: Connection
     stop: asyncio.Event
     heed_signals: Callable[[], None]
+    _is_blind: bool = False  # agents cannot be had, and the API server does not say why
 
     async def run(self) -> None:
         """Until it is time to stop."""
@@ -58,7 +60,7 @@ class Watching:
                 reason = str(error) or type(error).__name__
             if self.stop.is_set():
                 return
-            is_first = False
+            is_first, self._is_blind = False, True
             failures = 0 if loop.time() - began > _LAST_BACKOFF else failures + 1
             backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 20))
             logger.warning("watches begin again", extra={"error": reason, "retry_in": backoff})
@@ -70,9 +72,8 @@ class Watching:
             operator.agent_kind,
             operator.cache,
             operator.news,
-            login=_login(self.connection, sessions),
-            on_list=operator.agents_were_listed,
-            on_lease=operator.lease_was_seen,
+            login=_login(self.connection, sessions, self._was_answered),
+            on_lease=self._lease_was_seen,
         )
         namespaces = operator.settings.namespaces
         tasks = await kopf.spawn_tasks(
@@ -93,6 +94,21 @@ class Watching:
             await _end_kopf()
             for session in sessions:
                 await session.close()
+
+    def _was_answered(self, path: str, is_watch: bool, code: int) -> None:
+        """One of kopf's requests."""
+        if not path.endswith(f"/{self.operator.agent_kind.plural}"):
+            return
+        if is_watch or code >= _FIRST_ERROR:
+            self._is_blind = False
+        else:
+            self.operator.agents_were_listed()
+
+    def _lease_was_seen(self, lease: Raw) -> None:
+        """That watch lives. It proves nothing where it only begins again because another one cannot begin."""
+        if not self._is_blind:
+            self.operator.telemetry.heartbeat.beat()
+        self.operator.lease_was_seen(lease)
 
     async def _are_served(self, kinds: Sequence[Kind], is_first: bool) -> bool:
         """Wait for the API server to serve the kinds; False where it is time to stop.
@@ -143,11 +159,13 @@ async def _end_kopf() -> None:
                 task.exception()  # seen: another task has passed it on, or there are several of a kind
 
 
-def _login(connection: Connection, sessions: list[aiohttp.ClientSession]) -> Callable[..., Any]:
+def _login(
+    connection: Connection, sessions: list[aiohttp.ClientSession], on_answer: AnswerObserver
+) -> Callable[..., Any]:
     """kopf's requests carry our credentials. Where it asks for another session, the last one is closed."""
 
     async def login(**_: Any) -> kopf.AiohttpSession:
-        sessions[:] = [*(other for other in sessions if not other.closed), connection.session(is_kopfs=True)]
+        sessions[:] = [*(other for other in sessions if not other.closed), connection.session(on_answer)]
         return kopf.AiohttpSession(server=connection.server, aiohttp_session=sessions[-1])
 
     return login

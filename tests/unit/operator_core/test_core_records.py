@@ -9,9 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
+
 from evolving_operator.api import names
 from evolving_operator.cluster.kinds import CACHED, kind_of
-from evolving_operator.cluster.records import Record, parse_event, parse_list
+from evolving_operator.cluster.listing import ListReader
+from evolving_operator.cluster.records import GarbledError, Record, parse_event, parse_list
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.core.ownership import other_writers, owned_fields
 from evolving_operator.core.reading import (
@@ -87,6 +90,31 @@ def service(**metadata: Any) -> dict[str, Any]:
         "spec": {"ports": [{"port": 80}]},
         "status": {"loadBalancer": {}},
     }
+
+
+def test_an_object_that_cannot_be_read_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    kind = kind_of("v1", "Service")
+    odd = {"metadata": {"name": "odd", "namespace": "shop", "resourceVersion": "8", "labels": 5}}
+    text = json.dumps({"metadata": {"resourceVersion": "9"}, "items": [odd, service()]}).encode()
+
+    assert [record.key[2] for record in parse_list(kind, text).records] == ["support"]
+    assert parse_event(kind, json.dumps({"type": "ADDED", "object": odd}).encode()) == ("ADDED", "8", None)
+
+    told = [(record.levelname, getattr(record, "object", "")) for record in caplog.records]
+    assert told == [("ERROR", "Service/odd")] * 2
+
+
+def test_text_that_is_nested_too_deeply_is_garbled() -> None:
+    kind = kind_of("v1", "Service")
+    deep = '{"a":' * 5000 + "1" + "}" * 5000
+    text = f'{{"metadata":{{"resourceVersion":"9"}},"items":[{{"metadata":{{}},"spec":{deep}}}]}}'
+
+    with pytest.raises(GarbledError):
+        parse_list(kind, text.encode())
+    with pytest.raises(GarbledError):
+        parse_event(kind, f'{{"type":"ADDED","object":{deep}}}'.encode())
+    reader = ListReader(kind)
+    assert reader.feed(text.encode()) == []
 
 
 def test_of_what_is_only_applied_the_metadata_is_kept() -> None:

@@ -7,11 +7,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -26,10 +27,19 @@ MOST_WATCHES = 60  # in a few seconds of one fault
 @dataclass
 class Process:
     process: asyncio.subprocess.Process
+    port: int
     lines: list[str] = field(default_factory=list)
 
     def errors(self) -> list[str]:
         return [line for line in self.lines if json.loads(line)["level"] in ("ERROR", "CRITICAL")]
+
+    async def metric(self, name: str) -> float:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self.port}/metrics") as answer,
+        ):
+            text = await answer.text()
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
     async def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -50,10 +60,11 @@ async def operating(url: str, directory: Path) -> AsyncIterator[Process]:
             }
         )
     )
+    port = free_port()
     environment = {
         **os.environ,
         "KUBECONFIG": str(kubeconfig),
-        "EVOLVING_OPERATOR_METRICS_PORT": str(free_port()),
+        "EVOLVING_OPERATOR_METRICS_PORT": str(port),
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -64,7 +75,7 @@ async def operating(url: str, directory: Path) -> AsyncIterator[Process]:
         stderr=asyncio.subprocess.PIPE,
         limit=1 << 20,
     )
-    operator = Process(process)
+    operator = Process(process, port)
 
     async def read() -> None:
         assert process.stderr is not None
@@ -140,6 +151,54 @@ async def test_a_watch_that_fails_begins_again(tmp_path: Path, fault: Fault) -> 
         await until(lambda: server.has_dealt_with("late"), "the agent has been seen")
         assert operator.errors() == []
         assert await operator.stop() == 0
+
+
+@pytest.fixture
+def deep_json() -> Iterator[None]:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(30_000)  # the scripted server reads and writes it too
+    yield
+    sys.setrecursionlimit(limit)
+
+
+@pytest.mark.usefixtures("deep_json")
+async def test_an_agent_as_deep_as_the_api_server_takes_it_hides_no_other(tmp_path: Path) -> None:
+    """Ten thousand levels, in what a schema leaves open."""
+    deep = json.loads('{"a":' * 9900 + "1" + "}" * 9900)
+    server = ScriptedApiServer()
+    server.add_agent("deep", podTemplate={"spec": {"x": deep}})
+    server.add_agent("listed")
+    async with server.serving() as url, operating(url, tmp_path) as operator:
+        await until(lambda: server.has_dealt_with("listed"), "it has been listed")
+        await until(lambda: server.watches_of_agents > 0, "kopf watches")
+
+        server.add_agent("deeper", podTemplate={"spec": {"y": deep}})
+        server.add_agent("late")
+
+        await until(lambda: server.has_dealt_with("late"), "the agent has been seen")
+        assert not any("watches begin again" in line for line in operator.lines)
+        assert await operator.stop() == 0
+
+
+async def test_the_end_of_the_last_agent_is_noticed_though_it_was_not_watched(tmp_path: Path) -> None:
+    server = ScriptedApiServer()
+    server.add_agent("last")
+    async with server.serving() as url, operating(url, tmp_path) as operator:
+        await until(lambda: server.watches_of_agents > 0, "kopf watches")
+        await until(lambda: server.lists_of_agents == 3, "all lists of a beginning are over")
+
+        server.fault = answers(410)
+        before = server.watches_of_agents
+        server.end_watches()
+        server.agents.clear()
+        server.version += 1
+        await until(lambda: server.watches_of_agents > before, "the watch cannot go on")
+        server.fault = no_fault
+
+        async def is_forgotten() -> bool:
+            return await operator.metric("evolving_operator_agents") == 0
+
+        await eventually_async(is_forgotten, SECONDS, "it is forgotten")
 
 
 async def test_kinds_that_go_and_come_back_are_watched_again(tmp_path: Path) -> None:

@@ -95,8 +95,9 @@ class ScriptedApiServer:
         if kind == LEASE and request.path.endswith("/leases"):
             items = [] if self.lease is None else [self.lease]
         elif kind == LEASE:
-            code = 404 if self.lease is None else 200
-            return web.json_response(self.lease or {"kind": "Status", "code": 404}, status=code)
+            code, name = 404 if self.lease is None else 200, request.path.rpartition("/")[2]
+            gone = {"kind": "Status", "code": 404, "reason": "NotFound", "details": {"name": name}}
+            return web.json_response(self.lease or gone, status=code)
         else:
             self.lists_of_agents += kind == AGENT
             items = self.agents if kind == AGENT else []

@@ -17,9 +17,11 @@ class AlreadyExists(ClusterError):
 
 
 class NotFound(ClusterError):
-    """There is no such object, or no such kind."""
+    """There is no object of that name, by the word of who would know it: its kind is served."""
 
-    reason = "NotServed"  # of a write that makes an object: its kind, or its namespace, is not there
+
+class Outdated(ClusterError):
+    """A watch cannot go on: the server no longer knows the version that it ended at."""
 
 
 class Refused(ClusterError):
@@ -42,6 +44,12 @@ class Forbidden(Refused):
     """The operator's ServiceAccount may not do this, or a policy forbids it."""
 
     reason = "Forbidden"
+
+
+class NotServed(Refused):
+    """The kind or the namespace is not there, or that was not the API server: HTTP 404, but of no object."""
+
+    reason = "NotServed"
 
 
 class WebhookFailed(Refused):

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from evolving_operator.cluster.cache import Cache
-from evolving_operator.cluster.errors import ClusterError, NotFound, Unavailable
+from evolving_operator.cluster.errors import ClusterError, Outdated, Unavailable
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.cluster.records import (
     AgentKey,
@@ -38,7 +38,7 @@ _GONE = 410
 
 
 class Source(Protocol):
-    """The API server. Both raise a `ClusterError`; a `NotFound` of a watch is HTTP 410 as well."""
+    """The API server. Both raise a `ClusterError`."""
 
     def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[ListPart]:
         """The list, part by part."""
@@ -105,7 +105,7 @@ class Informer:
             except (ClusterError, WatchError, GarbledError) as error:
                 # A watch that brought something before it broke was a good one.
                 failures = 1 if seen and self._version != seen else failures + 1
-                is_too_old = isinstance(error, NotFound) or getattr(error, "code", 0) == _GONE
+                is_too_old = isinstance(error, Outdated) or getattr(error, "code", 0) == _GONE
                 if is_too_old or failures >= _FAILURES_UNTIL_LIST:
                     self._version = ""
                 backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures, 20))

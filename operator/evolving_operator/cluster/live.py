@@ -22,6 +22,8 @@ from evolving_operator.cluster.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    NotServed,
+    Outdated,
     Unavailable,
     WebhookFailed,
 )
@@ -40,6 +42,7 @@ _JSON = "application/json"
 _JSON_PATCH = "application/json-patch+json"
 _METADATA = f"{_JSON};g=meta.k8s.io;v=v1;as=PartialObjectMetadata"
 _SECONDS = 30.0  # for one request
+_GONE = 410
 _ONE_REQUEST = aiohttp.ClientTimeout(_SECONDS, sock_connect=CONNECT_SECONDS)
 # A list of many thousands takes its time, of which the API server gives it a minute; it is never silent.
 _ONE_LIST = aiohttp.ClientTimeout(120, sock_connect=CONNECT_SECONDS, sock_read=_SECONDS)
@@ -56,6 +59,7 @@ class _Cause(msgspec.Struct):
 
 
 class _Details(msgspec.Struct):
+    name: str = ""
     causes: list[_Cause] | None = None
     retryAfterSeconds: int = 0  # noqa: N815 - as the API names it
 
@@ -111,7 +115,7 @@ class LiveGateway:
             {"fieldManager": names.FIELD_MANAGER},
         )
         return await self._request(
-            "overwrite", "PATCH", path, query=query, body=manifest, content_type=_MERGE
+            "overwrite", "PATCH", path, query=query, body=manifest, content_type=_MERGE, name=metadata["name"]
         )
 
     async def apply_status(self, manifest: Manifest) -> Raw:
@@ -130,6 +134,7 @@ class LiveGateway:
             query={"fieldManager": names.FIELD_MANAGER},
             body=[version, {"op": "add", "path": "/status", "value": wanted}],
             content_type=_JSON_PATCH,
+            name=metadata["name"],
         )
 
     async def create(self, manifest: Manifest) -> Raw:
@@ -144,7 +149,8 @@ class LiveGateway:
         options: Raw = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if ref.uid is not None:
             options["preconditions"] = {"uid": ref.uid}
-        answer = await self._request("delete", "DELETE", kind.path(ref.namespace, ref.name), body=options)
+        path = kind.path(ref.namespace, ref.name)
+        answer = await self._request("delete", "DELETE", path, body=options, name=ref.name)
         return answer if "resourceVersion" in answer.get("metadata", {}) else None
 
     async def listed(self, kind: Kind, namespace: str | None) -> AsyncIterator[ListPart]:
@@ -199,23 +205,27 @@ class LiveGateway:
             return False
         try:
             found = await self._request("discover", "GET", f"/apis/{kind.api_version}")
-        except NotFound:
+        except NotServed:
             return False
         return kind.plural in {resource["name"] for resource in found.get("resources") or ()}
 
     async def read(self, kind: Kind, namespace: str, name: str) -> Raw:
-        return await self._request("read", "GET", kind.path(namespace, name))
+        return await self._request("read", "GET", kind.path(namespace, name), name=name)
 
     async def replace(self, manifest: Manifest) -> Raw:
         kind, metadata = kind_of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
         path = kind.path(metadata["namespace"], metadata["name"])
-        return await self._request("replace", "PUT", path, body=manifest)
+        return await self._request("replace", "PUT", path, body=manifest, name=metadata["name"])
 
     async def _patch(self, verb: str, manifest: Manifest, subresource: str | None) -> Raw:
         kind, metadata = kind_of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
         path = kind.path(metadata["namespace"], metadata["name"], subresource)
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
-        return await self._request(verb, "PATCH", path, query=query, body=manifest, content_type=_APPLY)
+        # An apply of an object makes it where there is none: only its status can be missed.
+        name = metadata["name"] if subresource is not None else None
+        return await self._request(
+            verb, "PATCH", path, query=query, body=manifest, content_type=_APPLY, name=name
+        )
 
     @property
     def _opened(self) -> aiohttp.ClientSession:
@@ -232,9 +242,13 @@ class LiveGateway:
         query: dict[str, str] | None = None,
         body: Raw | list[Raw] | None = None,
         content_type: str = _JSON,
+        name: str | None = None,
     ) -> Raw:
+        """`name`: of the object that has to be there."""
         what = f"{method} {path}"
-        asked = self._answer(what, method, path, query=query, body=body, content_type=content_type, verb=verb)
+        asked = self._answer(
+            what, method, path, query=query, body=body, content_type=content_type, verb=verb, name=name
+        )
         async with asked as response:
             text = await response.read()
         try:
@@ -255,6 +269,7 @@ class LiveGateway:
         accept: str = _JSON,
         limits: aiohttp.ClientTimeout = _ONE_REQUEST,
         verb: str | None = None,
+        name: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer without an error, to be read inside. Raises ClusterError, of the reading too.
 
@@ -274,7 +289,7 @@ class LiveGateway:
                 code = str(response.status)
                 if response.status >= 400:
                     payload = await response.read()
-                    raise translated(what, response.status, payload, response.headers)
+                    raise translated(what, response.status, payload, response.headers, name)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
             code = "error"
@@ -298,8 +313,13 @@ def _selection(kind: Kind) -> dict[str, str]:
     return {"labelSelector": kind.selector} if kind.selector else {}
 
 
-def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterError:
-    """The error that an HTTP answer means. `payload` is a metav1.Status, or whatever a proxy sent."""
+def translated(what: str, code: int, payload: bytes, headers: Any, name: str | None = None) -> ClusterError:
+    """The error that an HTTP answer means. `payload` is a metav1.Status, or whatever a proxy sent; `name` is
+    that of the object that was asked for.
+
+    A kind that is not served for a moment is answered with 404 too, as is a path that a proxy does not know:
+    an object is gone only where the answer is about it.
+    """
     try:
         status = _FAILURE.decode(payload)
     except ValueError:
@@ -310,7 +330,7 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
         case 409:
             return AlreadyExists(text) if reason == "AlreadyExists" else Conflict(text)
         case 404 | 410:
-            return NotFound(text)
+            return _not_there(text, code, (reason, details.name) == ("NotFound", name))
         case 400 | 413 | 415 | 422:
             fields = tuple(cause.field for cause in details.causes or () if cause.field)
             return Invalid(message or text, fields)
@@ -321,6 +341,12 @@ def translated(what: str, code: int, payload: bytes, headers: Any) -> ClusterErr
         case _:  # 401 too: a token that has just expired is renewed before the next request
             waits = headers.get("Retry-After", "") or str(details.retryAfterSeconds)
             return Unavailable(text, float(waits) if waits.isdecimal() else None)
+
+
+def _not_there(text: str, code: int, is_the_object: bool) -> ClusterError:
+    if code == _GONE:
+        return Outdated(text)
+    return NotFound(text) if is_the_object else NotServed(text)
 
 
 def _refusal_in_disguise(what: str, message: str) -> ClusterError | None:

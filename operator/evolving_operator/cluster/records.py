@@ -291,14 +291,18 @@ def parse_event(kind: Kind, line: bytes) -> WatchEvent:
             status = _STATUS.decode(event.object)
             raise WatchError(status.code, status.message)
         if event.type == "BOOKMARK":
-            version = _BOOKMARK.decode(event.object).metadata.resourceVersion
-            int(version)
-            return WatchEvent(event.type, version, None)
+            return WatchEvent(event.type, _version(event), None)
         if (record := _readable(kind, event.object)) is not None:
             return WatchEvent(event.type, str(record.version), record)
-        return WatchEvent(event.type, _BOOKMARK.decode(event.object).metadata.resourceVersion, None)
+        return WatchEvent(event.type, _version(event), None)
     except (ValueError, RecursionError) as error:
         raise GarbledError(str(error)) from error
+
+
+def _version(event: _Event) -> str:
+    version = _BOOKMARK.decode(event.object).metadata.resourceVersion
+    int(version)
+    return version
 
 
 def _record(kind: Kind, parsed: _Parsed) -> Record:

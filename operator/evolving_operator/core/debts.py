@@ -34,7 +34,8 @@ def decide_debts(
 ) -> Iterator[Action]:
     """What is to be done about what agents of one name owe. `living` is the UID of the one that exists.
 
-    Whose a debt is says its name as well, which nobody can edit: the one that exists never pays.
+    Whose a debt is says its name as well, which nobody can edit: the one that exists never pays. What has
+    begun to release for it, since it was thought to be gone, is stopped.
     """
     refused = {refusal.name: refusal for refusal in refusals}
     for debt in debts:
@@ -42,6 +43,8 @@ def decide_debts(
             living == debt.agent_uid or debt.name.startswith(names.provider_debts(debt.agent, living))
         )
         is_untouchable = debt.name in refused and not refused[debt.name].is_due
+        if is_living:
+            yield from _called_off(debt, jobs.values(), refused)
         if is_living or debt.deleting or is_untouchable:
             continue
         is_waiting = debt.retry_at is not None and not timers.passed(debt.retry_at)
@@ -59,6 +62,16 @@ def decide_debts(
             yield from _put_off(debt, f"{_still_there(debt)}: {refused[name].message}", timers.now)
         elif not is_waiting:
             yield Create(wanted)
+
+
+def _called_off(
+    debt: ObservedDebt, jobs: Iterable[ObservedJob], refused: Mapping[str, Refusal]
+) -> Iterator[Action]:
+    for job in jobs:
+        is_the_debts = job.component == names.COMPONENT_RELEASE and debt.uid in job.owners
+        is_untouchable = job.name in refused and not refused[job.name].is_due
+        if is_the_debts and not job.deleting and not is_untouchable:
+            yield Delete(ObjectRef("batch/v1", "Job", debt.namespace, job.name, job.uid))
 
 
 def _settled(debt: ObservedDebt, job: ObservedJob, timers: Timers) -> Iterator[Action]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from evolving_agent.contract.refs import ConfigMapKeyRef
 from evolving_operator.api.models import MAX_INSTRUCTIONS
-from evolving_operator.cluster.errors import NotFound, Refused
+from evolving_operator.cluster.errors import NotFound, NotServed, Refused
 from evolving_operator.cluster.gateway import Gateway
 from evolving_operator.cluster.kinds import CONFIG_MAP
 from evolving_operator.cluster.records import AgentKey
@@ -56,6 +56,8 @@ class InstructionsReader:
             raw = await self._gateway.read(CONFIG_MAP, namespace, ref.name)
         except NotFound:
             return Instructions(fault=f"there is no ConfigMap {ref.name!r} in {namespace!r}: create it.")
+        except NotServed:
+            raise  # these always are: that was not the API server
         except Refused as error:
             return Instructions(fault=f"ConfigMap {ref.name!r} cannot be read: {error}.")
         text = (raw.get("data") or {}).get(ref.key)

@@ -11,7 +11,15 @@ from typing import Any, Protocol
 from evolving_operator.api import names
 from evolving_operator.api.models import AgentRevisionStatus, EvolvingAgentStatus
 from evolving_operator.cluster.cache import Cache
-from evolving_operator.cluster.errors import AlreadyExists, Conflict, Invalid, NameTaken, NotFound, Refused
+from evolving_operator.cluster.errors import (
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    NameTaken,
+    NotFound,
+    NotServed,
+    Refused,
+)
 from evolving_operator.cluster.gateway import Gateway
 from evolving_operator.cluster.kinds import AGENT, kind_of
 from evolving_operator.cluster.records import AgentKey
@@ -245,12 +253,13 @@ class Reconciler:
         asked_again = self._elsewhere.get(key)
         if asked_again is not None and now < asked_again:
             return Plan(requeue_at=asked_again)
-        try:
-            living = (await self._gateway.read(AGENT, *key))["metadata"]["uid"]
-            self._elsewhere[key] = now + _ASKED_AGAIN
-        except NotFound:
-            living = None
+        # By a list, which there is only where the kind is served: what is done about a debt cannot be undone.
+        found, living = await self._gateway.find(AGENT, *key), None
+        if found is None:
             self._elsewhere.pop(key, None)
+        else:
+            living = found["metadata"]["uid"]
+            self._elsewhere[key] = now + _ASKED_AGAIN
         timers = Timers(now)
         actions = tuple(decide_debts(debts, jobs, living, self._refusals(key, now), timers))
         return Plan(actions, timers.earliest)
@@ -334,9 +343,9 @@ class Reconciler:
             if kind != "Event":
                 self._note_taken(key, manifest)
             return True
-        except (Refused, NotFound) as error:
+        except Refused as error:
             more = f" ({', '.join(error.fields)})" if isinstance(error, Invalid) and error.fields else ""
-            if isinstance(error, NotFound):
+            if isinstance(error, NotServed):
                 more = ". Is its CustomResourceDefinition installed, and its namespace there?"
             logger.warning("refused", extra={"object": f"{kind}/{name}", "error": str(error)})
             if kind == "Event":
@@ -442,7 +451,12 @@ class Reconciler:
         try:
             stored = await self._gateway.apply_status(manifest)
         except NotFound:
-            self._cache.forget(kind, metadata["namespace"], name, metadata.get("uid"))
+            # Or its kind has no status any more, which is answered in the same words.
+            if (
+                await self._gateway.find(kind_of(manifest["apiVersion"], kind), metadata["namespace"], name)
+                is None
+            ):
+                self._cache.forget(kind, metadata["namespace"], name, metadata.get("uid"))
             raise
         except Refused as error:
             if kind == names.AGENT_KIND:

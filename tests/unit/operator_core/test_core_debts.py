@@ -10,7 +10,7 @@ import pytest
 from evolving_agent.contract import env
 from evolving_agent.contract.report import Outcome, ReleaseReport
 from evolving_operator.api import names
-from evolving_operator.cluster.errors import Forbidden
+from evolving_operator.cluster.errors import Forbidden, NotServed
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.testing.simulation import Simulation
@@ -195,13 +195,13 @@ async def test_an_agent_of_another_installation_is_asked_for_now_and_then(
     gone = uid(world)
     world.cache.forget(names.AGENT_KIND, "default", "support")
     asked: list[str] = []
-    read = world.cluster.read
+    find = world.cluster.find
 
-    async def counted(kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+    async def counted(kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         asked.append(name)
-        return await read(kind, namespace, name)
+        return await find(kind, namespace, name)
 
-    monkeypatch.setattr(world.cluster, "read", counted)
+    monkeypatch.setattr(world.cluster, "find", counted)
 
     for _ in range(5):  # each time that anything of the agent's changes
         delay = await world.settle()
@@ -215,6 +215,42 @@ async def test_an_agent_of_another_installation_is_asked_for_now_and_then(
     world.pass_time(30)
     await world.settle()
     assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone, PROVIDER)]
+
+
+async def test_no_debt_is_called_in_while_its_agent_may_live(
+    world: Simulation, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its CRD is not served for a moment: whatever is asked about it is answered with 404."""
+    await world.serve(spec)
+    world.cache.forget(names.AGENT_KIND, "default", "support")
+
+    async def not_served(*_: Any) -> Any:
+        raise NotServed("GET /apis: the server could not find the requested resource")
+
+    for name in ("find", "read"):
+        monkeypatch.setattr(world.cluster, name, not_served)
+    with pytest.raises(NotServed):
+        await world.reconciler.reconcile(("default", "support"))
+
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["ours", "another installation's"])
+async def test_a_release_for_an_agent_that_lives_is_called_off(
+    world: Simulation, spec: Spec, is_known: bool
+) -> None:
+    await world.serve(spec)
+    job = json.loads(the_debt(world)["data"][DEBT_KEY])
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": the_debt(world)["metadata"]["uid"]}
+    job["metadata"]["ownerReferences"] = [owner]
+    await world.cluster.create(job)
+    if not is_known:
+        world.cache.forget(names.AGENT_KIND, "default", "support")
+
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+    assert len(debts(world)) == 1
 
 
 async def test_an_earlier_agents_debt_is_paid_though_the_new_one_makes_no_sense(

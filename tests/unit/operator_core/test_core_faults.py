@@ -113,6 +113,24 @@ async def test_what_no_watch_tells_of_is_not_created_again_and_again(world: Simu
     assert world.cluster.get("Deployment", "support") is not None
 
 
+async def test_an_agent_whose_kind_has_no_status_for_a_moment_is_not_forgotten(
+    world: Simulation, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server says so in the words in which it tells of an object that is gone."""
+    await world.serve(spec)
+
+    async def no_status(_: Manifest) -> Any:
+        raise NotFound("evolvingagents support")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.cluster, "apply_status", no_status)
+        world.pass_time(86_400)
+        with pytest.raises(NotFound):
+            await world.reconciler.reconcile(KEY)
+
+    assert world.cache.agent(KEY) is not None
+
+
 async def test_an_agent_made_anew_while_its_status_was_written_is_seen(
     world: Simulation, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.cluster.cache import Cache
-from evolving_operator.cluster.errors import ClusterError, Forbidden, NotFound, Unavailable
+from evolving_operator.cluster.errors import ClusterError, Forbidden, Outdated, Unavailable
 from evolving_operator.cluster.informer import Informer
 from evolving_operator.cluster.kinds import OWNED, Kind
 from evolving_operator.cluster.records import ListPart, parse_list
@@ -122,7 +122,7 @@ async def test_a_broken_watch_goes_on_where_it_was() -> None:
     assert source.lists == 1
 
 
-@pytest.mark.parametrize("answer", [gone(), NotFound("410")], ids=["as an event", "as an answer"])
+@pytest.mark.parametrize("answer", [gone(), Outdated("410")], ids=["as an event", "as an answer"])
 async def test_what_went_unseen_goes_when_the_version_is_too_old(answer: bytes | ClusterError) -> None:
     source = ScriptedSource([job("b", 6)], version=40)
     source.watches = [[answer]]

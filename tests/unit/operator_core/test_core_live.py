@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from evolving_operator.cluster.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    NotServed,
+    Outdated,
     Unavailable,
     WebhookFailed,
 )
@@ -38,6 +40,7 @@ AGENT = {
     "kind": names.AGENT_KIND,
     "metadata": {"name": "a", "namespace": "default"},
 }
+SERVICES = next(kind for kind in OWNED if kind.kind == "Service")
 JOBS = next(kind for kind in OWNED if kind.kind == "Job")
 
 
@@ -145,7 +148,7 @@ async def test_only_metadata_is_asked_for_where_no_more_is_read(gateway: LiveGat
     [
         (409, "Conflict", Conflict),
         (409, "AlreadyExists", AlreadyExists),
-        (404, "NotFound", NotFound),
+        (404, "NotFound", NotServed),
         (403, "Forbidden", Forbidden),
         (422, "Invalid", Invalid),
         (400, "BadRequest", Invalid),
@@ -164,6 +167,36 @@ async def test_answers_become_errors(
         await gateway.apply(SERVICE)
 
     assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"reason": "NotFound", "details": {"name": "s", "kind": "services"}}, NotFound),
+        ({"reason": "NotFound", "details": {"name": "default", "kind": "namespaces"}}, NotServed),
+        (
+            {"reason": "NotFound", "details": {}, "message": "could not find the requested resource"},
+            NotServed,
+        ),
+        ({"details": {"name": "s"}}, NotServed),
+        ("404 page not found", NotServed),
+    ],
+)
+async def test_an_object_is_gone_only_by_an_answer_about_it(
+    gateway: LiveGateway, script: Script, body: Any, expected: type[Exception]
+) -> None:
+    """So is answered, too, where a CRD is not served for a moment, or by a gateway that has lost its way."""
+    asks: list[Callable[[], Awaitable[Any]]] = [
+        lambda: gateway.read(SERVICES, "default", "s"),
+        lambda: gateway.replace(SERVICE),
+        lambda: gateway.overwrite(SERVICE),
+        lambda: gateway.delete(ObjectRef("v1", "Service", "default", "s")),
+    ]
+    for ask in asks:
+        script.say(body, status=404)
+        with pytest.raises(expected) as caught:
+            await ask()
+        assert type(caught.value) is expected
 
 
 async def test_an_invalid_object_names_its_fields(gateway: LiveGateway, script: Script) -> None:
@@ -395,7 +428,7 @@ async def test_a_watch_brings_lines_however_they_travel_and_silence_ends_it() ->
 async def test_a_watch_that_is_refused_is_an_error(gateway: LiveGateway, script: Script) -> None:
     script.say({"reason": "Expired", "message": "too old resource version"}, status=410)
 
-    with pytest.raises(NotFound, match="too old"):
+    with pytest.raises(Outdated, match="too old"):
         await anext(gateway.lines(JOBS, None, "1", seconds=300, silent=5))
 
 

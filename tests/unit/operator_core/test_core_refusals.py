@@ -10,7 +10,7 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
-from evolving_operator.cluster.errors import Forbidden, Invalid, NotFound
+from evolving_operator.cluster.errors import Forbidden, Invalid, NotServed
 from evolving_operator.core.plan import ObjectRef
 from evolving_operator.testing.fake_cluster import Fault
 from evolving_operator.testing.simulation import Simulation
@@ -277,7 +277,7 @@ async def test_a_kind_that_is_served_no_more_is_told(world: Simulation, spec: Sp
 
     async def gone(manifest: dict[str, Any]) -> dict[str, Any]:
         if manifest["kind"] == names.REVISION_KIND:
-            raise NotFound("POST /apis: the server could not find the requested resource")
+            raise NotServed("POST /apis: the server could not find the requested resource")
         return await create(manifest)
 
     world.cluster.create = gone  # type: ignore[method-assign]

@@ -12,7 +12,6 @@ from evolving_operator.cluster.records import AgentKey, ObjectKey, Record
 Raw = dict[str, Any]
 
 _MAX_TOMBSTONES = 50_000
-_FOR_EVER = 1 << 64
 
 
 class Cache:
@@ -25,59 +24,60 @@ class Cache:
         # is let in again. (Later ones are: an agent that left the label selector may come back.)
         self._tombstones: OrderedDict[str, int] = OrderedDict()
 
-    def put(self, raw: Raw) -> AgentKey | None:
-        """Take in a version of an object. Returns its agent, where that is news about it."""
+    def put(self, raw: Raw) -> tuple[AgentKey, ...]:
+        """Take in a version of an object. Returns the agents for which that is news: its own, and another's
+        that it was before."""
         return self.take_in(Record.of(raw))
 
-    def take_in(self, record: Record) -> AgentKey | None:
+    def take_in(self, record: Record) -> tuple[AgentKey, ...]:
         """`put`, of an object that is parsed already."""
         if record.version <= self._tombstones.get(record.uid, -1):
-            return None
+            return ()
         records = self._by_kind[record.key[0]]
         known = records.get(record.key)
         if known is not None and record.version <= known.version:
-            return None
+            return ()
         if known is not None and known.agent != record.agent:
             self._drop(known)
-        if record.agent is None:
-            return None
-        records[record.key] = record
-        self._by_agent.setdefault(record.agent, {})[record.key] = record
-        return record.agent
+        if record.agent is not None:
+            records[record.key] = record
+            self._by_agent.setdefault(record.agent, {})[record.key] = record
+        return _agents_of(known, record)
 
-    def remove(self, raw: Raw) -> AgentKey | None:
-        """The object has ended. Returns its agent."""
+    def remove(self, raw: Raw) -> tuple[AgentKey, ...]:
+        """The object has ended. Returns the agents for which that is news."""
         return self.take_out(Record.of(raw))
 
-    def take_out(self, record: Record) -> AgentKey | None:
+    def take_out(self, record: Record) -> tuple[AgentKey, ...]:
         """`remove`, of an object that is parsed already; its version is that of its end."""
         self._bury(record.uid, record.version)
         known = self._by_kind[record.key[0]].get(record.key)
         if known is not None and known.uid == record.uid and known.version <= record.version:
             self._drop(known)
-        return record.agent
+            return _agents_of(known, record)
+        return _agents_of(None, record)
 
     def forget(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
         """The object of this name and UID is known to be gone.
 
         The UID matters: by the time the answer that tells so is read, a watch may have brought another
-        object of the name, and to bury that one would be to overlook it for ever.
+        object of the name. Later versions are let in again, though they hardly last until their end is told:
+        should the answer have been wrong, the object would be overlooked for ever.
         """
         known = self._by_kind[kind].get((kind, namespace, name))
         if known is not None and uid in (None, known.uid):
-            self._bury(known.uid, _FOR_EVER)
+            self._bury(known.uid, known.version)
             self._drop(known)
 
     def reconcile(
         self, kind: Kind, namespace: str | None, items: Iterable[Raw], version: str
     ) -> set[AgentKey]:
         """Take in a complete list, and drop what is not in it. Returns the agents for which that is news."""
-        news, listed = set(), set()
+        news, listed = set[AgentKey](), set[ObjectKey]()
         for raw in items:
             record = Record.of({"apiVersion": kind.api_version, "kind": kind.kind, **raw})
             listed.add(record.key)
-            if (agent := self.take_in(record)) is not None:
-                news.add(agent)
+            news.update(self.take_in(record))
         return news | self.drop_unlisted(kind, namespace, listed, version)
 
     def drop_unlisted(
@@ -124,3 +124,9 @@ class Cache:
         self._tombstones[uid] = version
         if len(self._tombstones) > _MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
+
+
+def _agents_of(known: Record | None, record: Record) -> tuple[AgentKey, ...]:
+    """Of two versions of an object."""
+    agents = dict.fromkeys((record.agent, known.agent if known is not None else None))
+    return tuple(agent for agent in agents if agent is not None)

@@ -85,7 +85,7 @@ class Informer:
         async for part in self._source.listed(self._kind, self.namespace):
             for record in part.records:
                 listed.add(record.key)
-                if (agent := self._cache.take_in(record)) is not None:
+                for agent in self._cache.take_in(record):
                     self._on_news(agent)
             version = part.version
         for agent in self._cache.drop_unlisted(self._kind, self.namespace, listed, version):
@@ -126,7 +126,7 @@ class Informer:
             event = parse_event(self._kind, line)
             if event.record is not None:
                 take = self._cache.take_out if event.type == "DELETED" else self._cache.take_in
-                if (agent := take(event.record)) is not None:
+                for agent in take(event.record):
                     self._on_news(agent)
             came = came or event.version != self._version
             self._version = event.version

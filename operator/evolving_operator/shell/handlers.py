@@ -38,8 +38,7 @@ def registered(
     kopf.on.login(registry=registry)(login)
 
     async def seen(event: Any, **_: Any) -> None:
-        agent = (cache.remove if event["type"] == "DELETED" else cache.put)(event["object"])
-        if agent is not None:
+        for agent in (cache.remove if event["type"] == "DELETED" else cache.put)(event["object"]):
             on_news(agent)
 
     async def renewed(event: Any, **_: Any) -> None:

@@ -32,11 +32,11 @@ def held(cache: Cache) -> list[str]:
 def test_an_older_version_changes_nothing() -> None:
     cache = Cache()
 
-    assert cache.put(job(10)) == KEY
-    assert cache.put(job(9)) is None
-    assert cache.put(job(10)) is None
+    assert cache.put(job(10)) == (KEY,)
+    assert cache.put(job(9)) == ()
+    assert cache.put(job(10)) == ()
     assert held(cache) == ["10"]
-    assert cache.put(job(11)) == KEY
+    assert cache.put(job(11)) == (KEY,)
     assert held(cache) == ["11"]
 
 
@@ -44,8 +44,8 @@ def test_what_has_ended_is_not_brought_back_by_a_late_event() -> None:
     cache = Cache()
     cache.put(job(10))
 
-    assert cache.remove(job(12)) == KEY
-    assert cache.put(job(11)) is None
+    assert cache.remove(job(12)) == (KEY,)
+    assert cache.put(job(11)) == ()
     assert held(cache) == []
 
 
@@ -83,7 +83,8 @@ def test_an_object_that_is_no_agents_is_not_kept() -> None:
     cache = Cache()
     cache.put(job(10))
 
-    assert cache.put(job(11, agent=None)) is None
+    assert cache.put(job(11, agent=None)) == (KEY,)  # which has one object less
+    assert cache.put(job(12, agent=None)) == ()
     assert held(cache) == []
 
 
@@ -97,7 +98,7 @@ def test_a_revision_belongs_to_the_agent_that_it_names() -> None:
         "spec": {"agentRef": {"name": "support"}},
     }
 
-    assert cache.put(raw) == KEY
+    assert cache.put(raw) == (KEY,)
 
 
 def test_ballast_is_not_kept() -> None:
@@ -114,18 +115,29 @@ def test_an_agent_that_left_the_label_selector_may_come_back() -> None:
 
     cache.remove(job(12))
 
-    assert cache.put(job(12)) is None
-    assert cache.put(job(13)) == KEY
+    assert cache.put(job(12)) == ()
+    assert cache.put(job(13)) == (KEY,)
 
 
-def test_what_a_request_has_shown_to_be_gone_never_comes_back() -> None:
+def test_what_a_request_has_shown_to_be_gone_does_not_come_back_unless_it_changes() -> None:
+    """It has not gone then: what was not served for a moment, for example."""
     cache = Cache()
     cache.put(job(10))
 
     cache.forget("Job", "default", "j")
 
-    assert cache.put(job(11)) is None
+    assert cache.put(job(10)) == ()
     assert held(cache) == []
+    assert cache.put(job(11)) == (KEY,)
+
+
+def test_an_object_that_becomes_another_agents_is_news_for_both() -> None:
+    cache, other = Cache(), ("default", "other")
+    cache.put(job(10))
+
+    assert set(cache.put(job(11, agent="other"))) == {KEY, other}
+    assert held(cache) == []
+    assert set(cache.remove(job(12))) == {KEY, other}
 
 
 def test_an_answer_that_tells_of_an_end_does_not_touch_the_next_object_of_the_name() -> None:
@@ -137,4 +149,4 @@ def test_an_answer_that_tells_of_an_end_does_not_touch_the_next_object_of_the_na
     cache.forget("Job", "default", "j", "old")
 
     assert held(cache) == ["20"]
-    assert cache.put(job(21, uid="new")) == KEY
+    assert cache.put(job(21, uid="new")) == (KEY,)

@@ -274,6 +274,16 @@ class Storage(Document):
 
 
 class AgentTraining(Training):
+    model_config = rules(
+        Rule(
+            "!has(self.podTemplate) || !has(self.podTemplate.spec.containers) "
+            "|| self.podTemplate.spec.containers.all(container, container.name == 'job')",
+            "podTemplate.spec.containers: the one container of a training Job is named job, and no other "
+            "runs beside it",
+            ".podTemplate.spec.containers",
+        )
+    )
+
     pod_template: PodTemplate | None = Field(
         default=None,
         description="What users add to the pods of training Jobs (accelerators, tolerations, memory); "

@@ -153,6 +153,10 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
         {"training": {"backend": {"type": "OpenAI"}}},
         ["spec.training.backend.lora", "lora is only for type LoRA"],
     ),
+    "a container beside that of a training Job": (
+        {"training": {"podTemplate": {"spec": {"containers": [{"name": "agent"}]}}}},
+        ["spec.training.podTemplate.spec.containers", "of a training Job is named job"],
+    ),
     "beta for a method that has none": (
         {"training": {"hyperparameters": {"betaPercent": 10}}},
         [

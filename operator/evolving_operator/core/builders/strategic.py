@@ -180,5 +180,5 @@ def _by_key(first: list[Manifest], second: list[Manifest], key: str) -> list[Man
 
 
 def _identity(element: Manifest, key: str) -> Any:
-    """Ports have their protocol too: by the number alone, the API's own merge keeps one of two."""
+    """Ports have their protocol too: by the number alone, the API's own merge keeps 53/UDP or 53/TCP."""
     return (element.get(key), element.get("protocol", "TCP")) if key == "containerPort" else element.get(key)

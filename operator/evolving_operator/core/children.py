@@ -98,12 +98,20 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
         yield build_network_policy(context)
     yield deployment
     yield build_service(context)
-    if spec.agent.replicas > 1:
+    if _replicas(situation) > 1:
         yield build_disruption_budget(context)
     if _is_curated(situation):
         yield build_curation_cron_job(context)
     if _is_trained(situation):
         yield build_training_cron_job(context)
+
+
+def _replicas(situation: Situation) -> int:
+    """As many serving pods as there are to be, whoever says so."""
+    deployment = situation.observed.deployment
+    if deployment is not None and situation.is_autoscaled:
+        return deployment.wanted
+    return situation.spec.agent.replicas
 
 
 def _is_grown(situation: Situation, size: str) -> bool:
@@ -284,7 +292,7 @@ def unwanted_children(situation: Situation) -> Iterator[Delete]:
     """Children that the spec no longer asks for."""
     spec, agent = situation.spec, situation.agent
     unwanted = [
-        (spec.agent.replicas <= 1, "PodDisruptionBudget", names.disruption_budget(agent)),
+        (_replicas(situation) <= 1, "PodDisruptionBudget", names.disruption_budget(agent)),
         (not limits_network(situation.context), "NetworkPolicy", names.network_policy(agent)),
         (not _is_curated(situation), "CronJob", names.curate_cron_job(agent)),
         (not _is_trained(situation), "CronJob", names.finetune_cron_job(agent)),

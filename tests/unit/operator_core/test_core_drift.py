@@ -330,6 +330,21 @@ async def test_what_an_autoscaler_scales_to_none_does_not_start_for_ever(
     assert world.condition("Ready").message == "3 of 3 serving pods are ready."
 
 
+async def test_pods_that_an_autoscaler_adds_are_not_drained_all_at_once(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec | {"agent": {**spec["agent"], "replicas": 1}})
+    assert world.cluster.get("PodDisruptionBudget", "support") is None
+
+    autoscale(world, 5)
+    await world.settle()
+    assert world.cluster.get("PodDisruptionBudget", "support") is not None
+
+    autoscale(world, 1)
+    await world.settle()
+    assert world.cluster.get("PodDisruptionBudget", "support") is None
+
+
 async def test_a_deployment_scaled_by_hand_is_scaled_back(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     deployment = world.node.deployment("support")

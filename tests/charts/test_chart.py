@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -311,3 +312,49 @@ def test_the_operator_understands_what_the_chart_tells_it() -> None:
     assert {name.removeprefix("EVOLVING_OPERATOR_") for name in told if name.startswith("EVOLVING_")} <= known
     (port,) = container(render())["ports"]
     assert settings.metrics_port == port["containerPort"]
+
+
+@pytest.mark.parametrize(
+    ("release", "namespace"), [("123", "ops"), ("1e3", "1234"), ("on", "null"), ("1" * 53, "0x1f")]
+)
+def test_names_that_yaml_reads_as_something_else_are_texts(release: str, namespace: str) -> None:
+    rendered = render(
+        {
+            "watchNamespaces": ["1234"],
+            "serviceAccount": {"name": "7"},
+            "priorityClassName": "8",
+            "networkPolicy": {"enabled": True},
+            "metrics": {"podMonitor": {"enabled": True}},
+        },
+        release,
+        namespace,
+    )
+
+    assert rendered.error == ""
+    assert {item["metadata"].get("namespace", namespace) for item in rendered.objects} == {namespace, "1234"}
+    assert list(_no_texts(rendered.objects)) == []
+
+
+def _no_texts(value: Any, path: str = "") -> Iterator[str]:
+    """Paths of names and labels that are no texts."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key != "openAPIV3Schema":
+                yield from _no_texts(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            yield from _no_texts(item, path)
+    elif not isinstance(value, str) and re.search(r"[nN]ame|\.labels|matchLabels|image|\.value", path):
+        yield f"{path}: {value!r}"
+
+
+def test_labels_of_the_pods_leave_the_charts_own_alone() -> None:
+    theirs = {"team": "shop", "app.kubernetes.io/name": "theirs"}
+    deployment = render({"podLabels": theirs}).one("Deployment")
+
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels["team"] == "shop"
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    helm = [program("helm"), "template", str(CHART), "--set", "podLabels.app\\.kubernetes\\.io/name=theirs"]
+    text = subprocess.run(helm, check=True, capture_output=True, text=True).stdout
+    assert "name: theirs" not in text  # of a key that is there twice, a parser may take either

@@ -10,7 +10,7 @@
 {{/* Never add to these: the selector of a Deployment is immutable. */}}
 {{- define "evolving-agents.selectorLabels" -}}
 app.kubernetes.io/name: evolving-agents-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "evolving-agents.labels" -}}

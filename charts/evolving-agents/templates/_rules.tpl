@@ -53,6 +53,6 @@ right of whoever changes owners.
   verbs: [create]
 - apiGroups: [coordination.k8s.io]
   resources: [leases] # its own: a renewal that comes back through a watch proves that the watch lives
-  resourceNames: [{{ include "evolving-agents.fullname" . }}]
+  resourceNames: [{{ include "evolving-agents.fullname" . | quote }}]
   verbs: [list, watch]
 {{- end -}}

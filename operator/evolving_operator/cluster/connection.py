@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import yaml
+from yarl import URL
 
 from evolving_operator.api import names
 from evolving_operator.cluster.credentials import Credentials, ExecPlugin, Fixed, TokenFile
@@ -35,6 +36,7 @@ _NOT_UNDERSTOOD = (
 )
 _UNAUTHORIZED = 401
 _TOO_MANY_REQUESTS = 429
+_REDIRECTIONS = range(300, 400)
 CONNECT_SECONDS = 5
 _WATCH_INTERVAL_SECONDS = 0.5
 
@@ -119,7 +121,8 @@ class Connection:
 
         kopf repeats a request whose connection breaks, ever less often. A wish of the server's to be left
         alone it would heed whatever it is: for a day, or for what is no number. And where credentials are
-        refused it would ask for others, without pause. So both are broken connections to it. Nor does it
+        refused it would ask for others, without pause. So both are broken connections to it, and so is a
+        redirection, which it would follow to wherever it leads. Nor does it
         pause where the server ends each watch as soon as it begins. What it is answered, it does not tell
         us where that is nothing: `kopfs` is told, of a session for kopf.
         """
@@ -135,7 +138,8 @@ class Connection:
     async def _authorize(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        if (header := await self.credentials.authorization()) is not None:
+        is_the_servers = request.url.origin() == URL(self.server).origin()
+        if is_the_servers and (header := await self.credentials.authorization()) is not None:
             request.headers["Authorization"] = header
         response = await handler(request)
         if response.status == _UNAUTHORIZED:
@@ -159,7 +163,7 @@ class _ForKopf:
             self.begun[path] = due
             await asyncio.sleep(due - now)
         response = await handler(request)
-        if response.status in (_UNAUTHORIZED, _TOO_MANY_REQUESTS):
+        if response.status in (_UNAUTHORIZED, _TOO_MANY_REQUESTS, *_REDIRECTIONS):
             response.close()
             raise aiohttp.ClientConnectionError(f"the API server answers {response.status}")
         self.on_answer(request.url.path, "watch" in request.url.query, response.status)

@@ -285,9 +285,10 @@ class LiveGateway:
                 data=None if body is None else msgspec.json.encode(body),
                 headers=headers,
                 timeout=limits,
+                allow_redirects=False,  # an API server sends nobody elsewhere
             ) as response:
                 code = str(response.status)
-                if response.status >= 400:
+                if response.status >= 300:
                     payload = await response.read()
                     raise translated(what, response.status, payload, response.headers, name)
                 yield response

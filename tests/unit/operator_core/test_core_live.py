@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectionError, web
 from aiohttp.test_utils import TestServer
 
 from evolving_operator.api import names
 from evolving_operator.cluster.connection import Connection
-from evolving_operator.cluster.credentials import TokenFile
+from evolving_operator.cluster.credentials import Fixed, TokenFile
 from evolving_operator.cluster.errors import (
     AlreadyExists,
     Conflict,
@@ -323,6 +323,31 @@ async def test_a_webhook_that_does_not_answer_stands_in_the_way_of_its_objects_o
 
     with pytest.raises(WebhookFailed, match=r"w\.example\.com.*Mend the webhook"):
         await gateway.apply(SERVICE)
+
+
+async def test_nobody_is_followed_elsewhere_and_no_other_is_shown_the_token(
+    connection: Connection, script: Script
+) -> None:
+    elsewhere = Script()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", elsewhere.handle)
+    connection = replace(connection, credentials=Fixed.bearer("secret"))
+    async with TestServer(app) as server:
+        there = str(server.make_url("/login"))
+        for _ in range(2):
+            script.say({}, status=307, Location=there)
+        async with LiveGateway(connection) as gateway, connection.session(lambda *_: None) as kopfs:
+            with pytest.raises(Unavailable, match="307"):
+                await gateway.read(SERVICES, "default", "s")
+            with pytest.raises(ClientConnectionError):
+                await kopfs.get(f"{connection.server}/api")
+            assert elsewhere.requests == []
+
+            elsewhere.say({})
+            await kopfs.get(there)
+
+    assert [request.headers["Authorization"] for request in script.requests] == ["Bearer secret"] * 2
+    assert "Authorization" not in elsewhere.requests[0].headers
 
 
 async def test_a_kind_is_served_once_discovery_tells_of_it(gateway: LiveGateway, script: Script) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from evolving_agent.contract.refs import ConfigMapKeyRef
@@ -41,6 +41,12 @@ class InstructionsReader:
         known = self._read.get(key)
         if known is None or known.ref != ref or known.due <= now:
             self._read[key] = _Read(ref, await self._found(key[0], ref), now + READ_AGAIN_AFTER)
+
+    def read_anew(self) -> None:
+        """Each of them, at its next `read`."""
+        self._read = {
+            key: replace(known, due=datetime.min.replace(tzinfo=UTC)) for key, known in self._read.items()
+        }
 
     def found(self, key: AgentKey) -> Instructions:
         known = self._read.get(key)

@@ -147,6 +147,8 @@ class Reconciler:
         # Since when names cannot be had: by an object that the watch does not tell of as the agent's.
         self._taken: dict[AgentKey, dict[tuple[str, str], datetime]] = {}
         self._rounds: dict[AgentKey, int] = {}
+        self._decided_upon: set[AgentKey] = set()
+        self._looked_at = datetime.min.replace(tzinfo=UTC)
         self._elsewhere: dict[AgentKey, datetime] = {}  # agents that others look after: when to ask again
 
     async def reconcile(self, key: AgentKey) -> float | None:
@@ -156,6 +158,9 @@ class Reconciler:
         what was done may allow the next step; None where nothing is known to be due. Raises ClusterError.
         """
         now = self._clock()
+        if now < self._looked_at:
+            self._wait_no_longer(now)
+        self._looked_at = now
         agent = self._cache.agent(key)
         await self._instructions.read(key, agent, now)
         observed = None if agent is None else self._observe(key, agent, now)
@@ -163,7 +168,9 @@ class Reconciler:
             self._corrected.pop(key, None)
             self._applied_at.pop(key, None)
             self._taken.pop(key, None)
-            self._on_end(key)
+            if key in self._decided_upon:  # not one that others look after, whenever something of it changes
+                self._decided_upon.discard(key)
+                self._on_end(key)
             plan = await self._plan_for_what_is_left(key, now)
         else:
             plan = await self._decided(key, observed, now)
@@ -192,8 +199,20 @@ class Reconciler:
         coming = [(moment - now).total_seconds() for moment in due if moment > now]
         return min(coming) if coming else None
 
+    def _wait_no_longer(self, now: datetime) -> None:
+        """The clock has been set back: what was to be waited for until a time by the old one is due."""
+        self._applied_at.clear()
+        self._taken.clear()
+        self._elsewhere.clear()
+        self._instructions.read_anew()
+        for refused in self._refused.values():
+            refused |= {name: replace(item, retry_at=now) for name, item in refused.items()}
+        for corrected in self._corrected.values():
+            corrected |= {name: replace(item, at=now, retry_at=now) for name, item in corrected.items()}
+
     async def _decided(self, key: AgentKey, observed: Observed, now: datetime) -> Plan:
         """The decision. Where there can be none, the agent's status says so, and what happened is raised."""
+        self._decided_upon.add(key)
         try:
             return decide(observed, now)
         except Exception as error:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from evolving_operator.api import names
+from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.core.builders.context import Images
 from evolving_operator.shell.reconciler import Reconciler
 from evolving_operator.testing.simulation import Simulation
@@ -42,6 +43,34 @@ async def test_the_status_waits_for_the_answer_to_what_was_applied(
     assert world.condition("Ready").status == "True"
     statuses = [write for write in world.cluster.writes if write.kind == names.AGENT_KIND]
     assert [write.verb for write in statuses] == ["apply_status"]
+
+
+async def test_nothing_is_waited_for_by_a_clock_that_has_been_set_back(
+    world: Simulation, spec: dict[str, Any]
+) -> None:
+    reconciler = Reconciler(
+        world.cluster, world.cache, IMAGES, clock=lambda: world.now, patience=timedelta(seconds=0.5)
+    )
+    apply, asked = world.cluster.apply, []
+
+    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == "PodDisruptionBudget":
+            asked.append(manifest)
+            raise Forbidden("exceeded quota")
+        return await apply(manifest)
+
+    world.cluster.apply = refusing  # type: ignore[method-assign]
+    world.apply_agent(spec)
+    await reconciler.reconcile(KEY)
+    assert (told(world), len(asked)) == (0, 1)
+
+    world.now -= timedelta(hours=1)
+    await reconciler.reconcile(KEY)
+    assert len(asked) == 2
+    world.pass_time(0.5)
+    await reconciler.reconcile(KEY)
+
+    assert world.condition("Degraded").reason == "Forbidden"
 
 
 async def test_without_an_apply_there_is_nothing_to_wait_for(world: Simulation, spec: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from prometheus_client import generate_latest
 
 from evolving_operator.api import names
 from evolving_operator.cluster.cache import Cache
+from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
 from evolving_operator.shell.reconciler import Reconciler
 from evolving_operator.shell.telemetry import Telemetry
@@ -36,3 +37,18 @@ async def test_the_series_of_an_agent_end_with_it(world: Simulation, spec: dict[
     await world.settle()
 
     assert b'agent="support"' not in generate_latest(telemetry.registry)
+
+
+async def test_only_what_was_decided_upon_ends(world: Simulation, spec: dict[str, Any]) -> None:
+    """Each look at another installation's agent would go through the series of all of ours."""
+    ended: list[AgentKey] = []
+    world.reconciler = Reconciler(
+        world.cluster, world.cache, IMAGES, clock=lambda: world.now, on_end=ended.append
+    )
+    await world.reconciler.reconcile(("default", "foreign"))
+    await world.serve(spec)
+    world.cluster.remove(names.AGENT_KIND, "support")
+    for _ in range(2):
+        await world.reconciler.reconcile(KEY)
+
+    assert ended == [KEY]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
 import ssl
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +41,7 @@ _TOO_MANY_REQUESTS = 429
 _REDIRECTIONS = range(300, 400)
 CONNECT_SECONDS = 5
 _WATCH_INTERVAL_SECONDS = 0.5
+_PROBE_SECONDS, _PROBES = 10, 3
 
 
 class ConnectionSettingsError(Exception):
@@ -128,7 +131,9 @@ class Connection:
         """
         is_tls = self.server.startswith("https")
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self.tls_context() if is_tls else False),
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=self.tls_context() if is_tls else False, socket_factory=_socket
+            ),
             timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS),
             # No compression: to compress costs the API server more than a cluster's network does.
             headers={"User-Agent": names.FIELD_MANAGER, "Accept-Encoding": "identity"},
@@ -168,6 +173,20 @@ class _ForKopf:
             raise aiohttp.ClientConnectionError(f"the API server answers {response.status}")
         self.on_answer(request.url.path, "watch" in request.url.query, response.status)
         return response
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """What went without a word (a node, a load balancer's memory of the connection) is found out in seconds:
+    by probes while nothing is said, by what nobody acknowledges otherwise."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_SECONDS)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _PROBE_SECONDS * _PROBES)
+    return made
 
 
 def _credentials(user: Entry) -> Credentials:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # What a Lease lasts that its holder has given back, here and in other programs: nobody else writes this.
 _RELEASED_SECONDS = 1
 _RELEASE_SECONDS = 5.0
+_AFTER_SILENCE_SECONDS = 0.1
 
 Raw = dict[str, Any]
 
@@ -98,12 +99,18 @@ class Leadership:
             self._stirred.set()
 
     async def keep(self) -> None:
-        """Renew the Lease for ever. Raises LeadershipLostError where it is lost, or may be."""
+        """Renew the Lease for ever. Raises LeadershipLostError where it is lost, or may be.
+
+        No answer is waited for longer than half of the time that is left: the connection may be dead, and
+        another one carry the next try.
+        """
+        pause = self._settings.interval
         while True:
-            await self._pause(self._settings.interval)
+            await self._pause(pause)
+            pause = self._settings.interval
             left = self._renewed_at + self._settings.renew_deadline - self._clock()
             try:
-                async with asyncio.timeout(max(0.1, left)):
+                async with asyncio.timeout(max(0.1, left / 2)):
                     if not await self._try():
                         raise LeadershipLostError(f"another process holds the Lease {self._settings.name}")
             except (ClusterError, TimeoutError) as error:
@@ -111,6 +118,8 @@ class Leadership:
                     why = str(error) or "no answer in time"
                     raise LeadershipLostError(f"the Lease could not be renewed: {why}") from error
                 logger.warning("renewal failed", extra={"error": str(error) or "no answer in time"})
+                if isinstance(error, TimeoutError):
+                    pause = _AFTER_SILENCE_SECONDS  # it has waited long enough
 
     def check(self) -> None:
         """Raises LeadershipLostError where the last renewal is so long ago that another may lead by now."""

@@ -113,6 +113,33 @@ async def test_one_failed_renewal_is_survived(contest: Contest) -> None:
     keeping.cancel()
 
 
+class DeadConnection(FakeCluster):
+    """One renewal is never answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renewals = 0
+
+    async def replace(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.renewals += 1
+        if self.renewals == 1:
+            await asyncio.Event().wait()
+        return await super().replace(manifest)
+
+
+async def test_a_renewal_that_nobody_answers_leaves_time_for_another() -> None:
+    cluster = DeadConnection()
+    leader = Leadership(cluster, LeaseSettings("default", "operator", 3), "a")
+    await leader.acquire()
+
+    keeping = asyncio.create_task(leader.keep())
+    while cluster.renewals < 3 and not keeping.done():
+        await asyncio.sleep(0.01)
+
+    assert not keeping.done()
+    keeping.cancel()
+
+
 async def test_only_the_holder_releases(contest: Contest) -> None:
     await contest.candidate("a").acquire()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -348,6 +350,19 @@ async def test_nobody_is_followed_elsewhere_and_no_other_is_shown_the_token(
 
     assert [request.headers["Authorization"] for request in script.requests] == ["Bearer secret"] * 2
     assert "Authorization" not in elsewhere.requests[0].headers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the system's own times hold")
+async def test_a_connection_that_has_died_silently_is_found_out(
+    connection: Connection, script: Script
+) -> None:
+    script.answers.append(web.Response(body=b" " * 10_000_000))  # the connection is still its own
+    async with connection.session() as session, session.get(connection.server) as answer:
+        assert answer.connection is not None
+        assert answer.connection.transport is not None
+        found = answer.connection.transport.get_extra_info("socket")
+        assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert 0 < found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
 
 
 async def test_a_kind_is_served_once_discovery_tells_of_it(gateway: LiveGateway, script: Script) -> None:

@@ -70,3 +70,7 @@ class Unavailable(ClusterError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Unanswered(Unavailable):
+    """The request was sent, and nobody said what became of it: it may yet take effect."""

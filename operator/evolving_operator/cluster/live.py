@@ -24,6 +24,7 @@ from evolving_operator.cluster.errors import (
     NotFound,
     NotServed,
     Outdated,
+    Unanswered,
     Unavailable,
     WebhookFailed,
 )
@@ -43,6 +44,7 @@ _JSON_PATCH = "application/json-patch+json"
 _METADATA = f"{_JSON};g=meta.k8s.io;v=v1;as=PartialObjectMetadata"
 _SECONDS = 30.0  # for one request
 _GONE = 410
+_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, CredentialsError)
 _ONE_REQUEST = aiohttp.ClientTimeout(_SECONDS, sock_connect=CONNECT_SECONDS)
 # A list of many thousands takes its time, of which the API server gives it a minute; it is never silent.
 _ONE_LIST = aiohttp.ClientTimeout(120, sock_connect=CONNECT_SECONDS, sock_read=_SECONDS)
@@ -294,7 +296,10 @@ class LiveGateway:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError, CredentialsError) as error:
             code = "error"
-            raise Unavailable(f"{what}: {error or type(error).__name__}") from error
+            is_unsent = isinstance(error, _UNSENT)
+            raise (Unavailable if is_unsent else Unanswered)(
+                f"{what}: {error or type(error).__name__}"
+            ) from error
         finally:
             if verb is not None:
                 self._observe(verb, code, time.monotonic() - started)

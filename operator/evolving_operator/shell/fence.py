@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from evolving_operator.cluster.errors import Unanswered
 from evolving_operator.cluster.gateway import Gateway, Raw
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.plan import Manifest, ObjectRef
 from evolving_operator.shell.leader import Leadership, LeadershipLostError
 
 _Answer = TypeVar("_Answer")
+
+# The API server gives up a request after this time.
+_LONGEST_WRITE_SECONDS = 60.0
 
 
 class Fence:
@@ -21,17 +27,24 @@ class Fence:
     The loop that renews the Lease would notice too, but perhaps a moment later than a worker that wakes up
     from the same sleep with a decision in its hand.
 
-    A write that is cut off may take effect later, beside the next leader's: `is_clean` tells whether the
-    Lease can be given back, or has to run out.
+    A write that is cut off, by us or on its way, may take effect later, beside the next leader's: `is_clean`
+    tells whether the Lease can be given back, or has to run out.
     """
 
-    def __init__(self, gateway: Gateway, leadership: Leadership) -> None:
+    def __init__(
+        self, gateway: Gateway, leadership: Leadership, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._gateway = gateway
         self._leadership = leadership
         self._is_closed = False
         self._under_way = 0
         self._idle = asyncio.Event()
-        self.is_clean = True
+        self._cut_off_at = -math.inf
+
+    @property
+    def is_clean(self) -> bool:
+        return self._clock() - self._cut_off_at > _LONGEST_WRITE_SECONDS
 
     async def close(self, seconds: float) -> None:
         """Let no write begin any more, and wait for those that have: so long at most."""
@@ -76,8 +89,8 @@ class Fence:
         self._under_way += 1
         try:
             return await send()
-        except asyncio.CancelledError:
-            self.is_clean = False
+        except (asyncio.CancelledError, Unanswered):
+            self._cut_off_at = self._clock()
             raise
         finally:
             self._under_way -= 1

@@ -75,6 +75,7 @@ class Leadership:
         self._runs_out_at = 0.0  # where nothing more is seen of it
         self._renewed_at = 0.0
         self._leads = False
+        self._has_asked = False  # to hold the Lease: it may, though it was never told so
         self._stirred = asyncio.Event()  # the Lease is to be looked at before its time
         self._held: Raw | None = None  # the Lease as this process last wrote it
 
@@ -129,6 +130,8 @@ class Leadership:
 
     async def release(self) -> None:
         """Let the next process lead at once. Best effort: without it, it waits for the Lease to run out."""
+        if not self._has_asked:
+            return
         try:
             # Whoever waits for this process to end would kill it after half a minute.
             async with asyncio.timeout(_RELEASE_SECONDS):
@@ -161,7 +164,7 @@ class Leadership:
         if holder != self._identity and not is_taken_back and not self._is_free(lease):
             return False
         if lease is None:
-            asked_at = self._clock()
+            asked_at, self._has_asked = self._clock(), True
             try:
                 await self._gateway.create(self._fresh())
             except AlreadyExists:
@@ -176,7 +179,7 @@ class Leadership:
 
     async def _write(self, lease: Raw) -> None:
         """This process holds it, from now on: counted from before the request, not from its answer."""
-        asked_at = self._clock()
+        asked_at, self._has_asked = self._clock(), True
         lease["spec"] |= {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": max(1, round(self._settings.seconds)),

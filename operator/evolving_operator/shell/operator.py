@@ -117,12 +117,12 @@ class Operator:
         """
         loop = asyncio.get_running_loop()
         standby = loop.call_later(_STANDBY_SECONDS, self.watches_due.set)
-        await self._leadership.acquire()
-        standby.cancel()
-        loop.call_later(_HEAD_START_SECONDS, self.watches_due.set)
-        self.telemetry.leader.set(1)
         fence = Fence(self.gateway, self._leadership)
         try:
+            await self._leadership.acquire()
+            standby.cancel()
+            loop.call_later(_HEAD_START_SECONDS, self.watches_due.set)
+            self.telemetry.leader.set(1)
             await self._work(self._leadership, fence)
         finally:
             self.telemetry.leader.set(0)

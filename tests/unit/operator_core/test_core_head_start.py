@@ -164,6 +164,31 @@ async def test_the_lease_is_given_back_after_the_last_write() -> None:
     assert holder(cluster) == ""
 
 
+class SlowLease(FakeCluster):
+    """The answer to who takes the Lease is on its way until `answer` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer, self.is_taken = asyncio.Event(), asyncio.Event()
+
+    async def create(self, manifest: Manifest) -> Raw:
+        stored = await super().create(manifest)
+        if manifest["kind"] == "Lease":
+            self.is_taken.set()
+            await self.answer.wait()
+        return stored
+
+
+async def test_a_lease_that_was_granted_on_the_way_out_is_given_back() -> None:
+    cluster = SlowLease()
+
+    async with working(cluster):
+        await asyncio.wait_for(cluster.is_taken.wait(), 30)
+        assert holder(cluster) != ""
+
+    assert holder(cluster) == ""
+
+
 async def test_a_namespace_that_cannot_be_read_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evolving_operator.shell.operator._UNLISTED_RETRY_SECONDS", 0.01)
     cluster = with_agents(1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evolving_operator.cluster.errors import Unavailable
+from evolving_operator.cluster.errors import Unanswered, Unavailable
 from evolving_operator.core.plan import ObjectRef
 from evolving_operator.shell.fence import Fence
 from evolving_operator.shell.leader import Leadership, LeadershipLostError, LeaseSettings
@@ -119,11 +119,13 @@ class DeadConnection(FakeCluster):
     def __init__(self) -> None:
         super().__init__()
         self.renewals = 0
+        self.has_renewed = asyncio.Event()
 
     async def replace(self, manifest: dict[str, Any]) -> dict[str, Any]:
         self.renewals += 1
         if self.renewals == 1:
             await asyncio.Event().wait()
+        self.has_renewed.set()
         return await super().replace(manifest)
 
 
@@ -133,10 +135,10 @@ async def test_a_renewal_that_nobody_answers_leaves_time_for_another() -> None:
     await leader.acquire()
 
     keeping = asyncio.create_task(leader.keep())
-    while cluster.renewals < 3 and not keeping.done():
-        await asyncio.sleep(0.01)
+    renewed = asyncio.create_task(cluster.has_renewed.wait())
+    done, _ = await asyncio.wait({keeping, renewed}, return_when=asyncio.FIRST_COMPLETED)
 
-    assert not keeping.done()
+    assert done == {renewed}
     keeping.cancel()
 
 
@@ -367,6 +369,25 @@ async def test_a_write_that_is_cut_off_leaves_the_lease_to_run_out() -> None:
         await writing
 
     assert not fence.is_clean
+
+
+async def test_a_write_that_nobody_answered_leaves_the_lease_to_run_out_for_a_minute() -> None:
+    cluster, clock = FakeCluster(), Clock()
+    leader = Leadership(cluster, LONG, "a")
+    await leader.acquire()
+    fence = Fence(cluster, leader, clock)
+    cluster.faults.append(Fault(at=0, error=Unavailable("503")))
+    with pytest.raises(Unavailable):
+        await fence.create(CONFIG_MAP)
+    assert fence.is_clean
+
+    cluster.faults.append(Fault(at=0, error=Unanswered("timed out")))
+    with pytest.raises(Unanswered):
+        await fence.create(CONFIG_MAP)
+
+    assert not fence.is_clean
+    clock.now += 61
+    assert fence.is_clean
 
 
 async def test_a_lease_that_somebody_deletes_is_made_anew(contest: Contest) -> None:

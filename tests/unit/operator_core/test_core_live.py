@@ -28,6 +28,7 @@ from evolving_operator.cluster.errors import (
     NotFound,
     NotServed,
     Outdated,
+    Unanswered,
     Unavailable,
     WebhookFailed,
 )
@@ -363,6 +364,25 @@ async def test_a_connection_that_has_died_silently_is_found_out(
         found = answer.connection.transport.get_extra_info("socket")
         assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert 0 < found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
+
+
+async def test_a_request_that_was_cut_off_may_yet_take_effect() -> None:
+    async def hang_up(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", hang_up)
+    async with TestServer(app) as server:
+        address = str(server.make_url("")).rstrip("/")
+        async with LiveGateway(Connection(address)) as gateway:
+            with pytest.raises(Unanswered):
+                await gateway.create(SERVICE)
+    async with LiveGateway(Connection(address)) as gateway:
+        with pytest.raises(Unavailable) as caught:
+            await gateway.create(SERVICE)
+    assert type(caught.value) is Unavailable
 
 
 async def test_a_kind_is_served_once_discovery_tells_of_it(gateway: LiveGateway, script: Script) -> None:

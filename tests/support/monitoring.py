@@ -37,6 +37,7 @@ class Experience:
         self._cache = Cache()
         self._operator = Telemetry(self._cache, queue_depth=lambda: 1)
         self._operator.leader.set(1)
+        self._standby = Telemetry(self._cache, queue_depth=lambda: 0)
         self._cache.put(_agent())
         for pod in self.pods:
             pod.info.labels("support", OLD.revision, OLD.model.id, OLD.hash).set(1)
@@ -48,6 +49,10 @@ class Experience:
 
     def operator_exposition(self) -> bytes:
         return generate_latest(self._operator.registry)
+
+    def standby_exposition(self) -> bytes:
+        """Of a second replica: it knows of the same agents, and decides nothing."""
+        return generate_latest(self._standby.registry)
 
     def goes_on(self) -> None:
         for pod in self.pods:

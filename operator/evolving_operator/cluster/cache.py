@@ -104,6 +104,10 @@ class Cache:
     def agent_keys(self) -> list[AgentKey]:
         return [key[1:] for key in self._by_kind[AGENT.kind]]
 
+    def known(self) -> list[AgentKey]:
+        """All agents of which there is anything; of some, only what they have left."""
+        return list(self._by_agent)
+
     def agent(self, key: AgentKey) -> Raw | None:
         record = self._by_kind[AGENT.kind].get((AGENT.kind, *key))
         return None if record is None else record.raw()

@@ -87,8 +87,9 @@ class Operator:
         ]
 
     def news(self, key: AgentKey) -> None:
-        """An object of the agent's has changed; while nobody decides, it is one of all that there are."""
-        (self.queue.add if self._is_deciding else self.queue.add_to_backlog)(key)
+        """An object of the agent's has changed. Who begins to decide looks at all that there are."""
+        if self._is_deciding:
+            self.queue.add(key)
 
     @property
     def probes(self) -> Probes:
@@ -144,7 +145,7 @@ class Operator:
                 on_revision=self.telemetry.revision_changed,
                 on_end=self.telemetry.agent_is_gone,
             )
-            for key in self.cache.agent_keys():
+            for key in self.cache.known():
                 self.queue.add_to_backlog(key)
             self._is_deciding = True
             jobs: list[Awaitable[None]] = [leadership.keep(), self._resync()]

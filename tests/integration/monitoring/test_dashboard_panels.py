@@ -41,21 +41,25 @@ def filled_in(query: str, agent: str = "support") -> str:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Two pods of an agent and the operator, scraped while they work."""
+    """Two pods of an agent and the operator's two replicas, scraped while they work."""
     experience = Experience()
     with ExitStack() as stack:
         pods = [
             Target(name, stack.enter_context(exposed(pod.exposition)), POD | {"pod": name})
             for name, pod in zip(("support-0", "support-1"), experience.pods, strict=True)
         ]
-        operator = Target(
-            "operator",
-            stack.enter_context(exposed(experience.operator_exposition)),
-            {"namespace": "ops", "pod": "operator-0"},
-            honor_labels=True,
-        )
+        expositions = (experience.operator_exposition, experience.standby_exposition)
+        replicas = [
+            Target(
+                f"operator-{number}",
+                stack.enter_context(exposed(exposition)),
+                {"namespace": "ops", "job": "operator", "pod": f"operator-{number}"},
+                honor_labels=True,
+            )
+            for number, exposition in enumerate(expositions)
+        ]
         server = stack.enter_context(
-            running_prometheus(tmp_path_factory.mktemp("prometheus"), [*pods, operator])
+            running_prometheus(tmp_path_factory.mktemp("prometheus"), [*pods, *replicas])
         )
         before = float(server.series("max(count_over_time(up[1m]))")[0]["value"][1])
         experience.goes_on()  # an increase needs a scrape before and one after
@@ -75,6 +79,26 @@ def test_a_panel_shows_numbers(prometheus: Prometheus, title: str) -> None:
         assert any(math.isfinite(value) for value in values), f"{title}: {values} for {query}"
         for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
             assert all(label in one["metric"] for one in series), f"{title}: no label {label} for {query}"
+
+
+@pytest.mark.parametrize(
+    ("title", "values"),
+    [
+        ("Ready agents", {1}),
+        ("Degraded agents", {1}),
+        ("Active models", {1}),
+        ("Dataset", {120}),
+        ("Newest verdict", {15, 90}),
+        ("Latest runs", {1}),
+    ],
+)
+def test_an_agent_that_two_replicas_tell_of_is_one_agent(
+    prometheus: Prometheus, title: str, values: set[float]
+) -> None:
+    for target in PANELS[title]["targets"]:
+        series = prometheus.series(filled_in(target["expr"]))
+        assert {float(one["value"][1]) for one in series} == values
+        assert not any("pod" in one["metric"] for one in series)
 
 
 @pytest.mark.parametrize(

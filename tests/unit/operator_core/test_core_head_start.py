@@ -26,6 +26,7 @@ from evolving_operator.shell.operator import Operator
 from evolving_operator.shell.telemetry import Telemetry
 from evolving_operator.shell.workqueue import WorkQueue
 from evolving_operator.testing.fake_cluster import FakeCluster
+from evolving_operator.testing.simulation import Simulation
 from support.silent_watches import SilentWatches
 
 Raw = dict[str, Any]
@@ -111,8 +112,25 @@ async def test_a_standby_watches_though_it_decides_nothing() -> None:
     async with working(cluster) as operator:
         await asyncio.wait_for(operator.watches_due.wait(), 30)
 
-        assert len(operator.queue) == AGENTS
+        assert operator.cache.agent_keys()
+        assert len(operator.queue) == 0  # nobody would ever take it from there
         assert not cluster.all("Deployment")
+
+
+async def test_who_begins_to_decide_looks_at_what_is_left_of_deleted_agents_too(
+    world: Simulation, spec: Raw
+) -> None:
+    endpoint = {"baseURL": "https://provider/v1", "apiKeySecretRef": {"name": "openai", "key": "apiKey"}}
+    spec["model"]["endpoint"] = endpoint
+    spec["training"] = {"schedule": "0 3 * * *", "backend": {"type": "OpenAI"}}
+    await world.serve(spec | {"deletionPolicy": "Delete"})
+    world.watch_is_frozen = True
+    world.cluster.remove(names.AGENT_KIND, "support")
+    released = asyncio.Event()
+    world.cluster.watchers.append(lambda _, raw: released.set() if raw["kind"] == "Job" else None)
+
+    async with working(world.cluster):
+        await asyncio.wait_for(released.wait(), 30)
 
 
 async def test_a_backlog_does_not_hold_up_the_renewal_of_the_lease() -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from evolving_operator.cluster.connection import ConnectionSettingsError
+from evolving_operator.cluster.informer import HistoryLostError
 from evolving_operator.settings import Settings, SettingsError
 from evolving_operator.shell import logs
 from evolving_operator.shell.leader import LeadershipLostError
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.setrecursionlimit(_DEEPEST)
     try:
         asyncio.run(run(settings))
-    except (LeadershipLostError, ConnectionSettingsError) as error:
+    except (LeadershipLostError, HistoryLostError, ConnectionSettingsError) as error:
         logger.error("stopping: %s", error)
         return 1
     except Exception:

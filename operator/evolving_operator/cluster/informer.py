@@ -51,6 +51,15 @@ class Source(Protocol):
         ...
 
 
+class HistoryLostError(Exception):
+    """The versions of the cluster's objects have gone back, as when etcd is restored from a backup.
+
+    A list is never older than one that has ended before it was asked for: it names no version, so the API
+    server asks etcd for the newest. Of what was known, the newer is no longer true, and cannot be told apart:
+    only a process that begins anew finds out what there is.
+    """
+
+
 class Informer:
     """Of one kind, in one namespace or (None) all. `on_news` is told of each agent that has changed."""
 
@@ -70,12 +79,13 @@ class Informer:
         self.namespace = namespace
         self._on_news = on_news
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not secrets
+        self._listed = 0  # the version of the last list
         self._version = ""  # that the next watch continues; "" where a list has to come first
         # Of two lists at once, the older one could come last, and bring back what the other had dropped.
         self._listing = asyncio.Lock()
 
     async def list(self) -> None:
-        """Read the list, and take it in. Raises ClusterError."""
+        """Read the list, and take it in. Raises ClusterError, and HistoryLostError."""
         async with self._listing:
             await self._list()
 
@@ -88,12 +98,18 @@ class Informer:
                 for agent in self._cache.take_in(record):
                     self._on_news(agent)
             version = part.version
+        if int(version) < self._listed:
+            raise HistoryLostError(
+                f"the list of {self._kind.plural} is of version {version}, the one before was of {self._listed}: "
+                "was etcd restored from a backup?"
+            )
+        self._listed = int(version)
         for agent in self._cache.drop_unlisted(self._kind, self.namespace, listed, version):
             self._on_news(agent)
         self._version = version
 
     async def run(self) -> None:
-        """For ever."""
+        """For ever. Raises HistoryLostError."""
         failures = 0
         while True:
             seen = self._version

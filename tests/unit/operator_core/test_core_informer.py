@@ -14,7 +14,7 @@ import pytest
 from evolving_operator.api import names
 from evolving_operator.cluster.cache import Cache
 from evolving_operator.cluster.errors import ClusterError, Forbidden, Outdated, Unavailable
-from evolving_operator.cluster.informer import Informer
+from evolving_operator.cluster.informer import HistoryLostError, Informer
 from evolving_operator.cluster.kinds import OWNED, Kind
 from evolving_operator.cluster.records import ListPart, parse_list
 from support.cluster import eventually_async
@@ -224,3 +224,16 @@ async def test_of_two_lists_at_once_the_older_one_brings_nothing_back() -> None:
     await asyncio.gather(older, newer)
 
     assert scene.held() == []
+
+
+async def test_versions_that_go_back_end_it() -> None:
+    """etcd was restored from a backup: what the cache has of later days would win over what there is."""
+    source = ScriptedSource([job("a", 900)], version=1000)
+    informer = Informer(source, Cache(), JOBS, None, lambda _: None)
+    await informer.list()
+    await informer.list()  # nothing has happened
+
+    source.objects, source.version = [job("a", 400)], 500
+
+    with pytest.raises(HistoryLostError, match="500"):
+        await informer.list()

@@ -100,7 +100,7 @@ class Informer:
             version = part.version
         if int(version) < self._listed:
             raise HistoryLostError(
-                f"the list of {self._kind.plural} is of version {version}, the one before was of {self._listed}: "
+                f"the list of {self._kind.plural} is of version {version}, the one before of {self._listed}: "
                 "was etcd restored from a backup?"
             )
         self._listed = int(version)

@@ -21,6 +21,7 @@ from evolving_operator.core.ownership import lost_fields, owns
 from evolving_operator.core.plan import Action, Apply, Delete, ObjectRef
 from evolving_operator.core.render import render_learning_config
 from evolving_operator.core.schedule import schedule_fault
+from evolving_operator.core.serving import wanted_pods
 from evolving_operator.core.situation import Situation, applied_hash
 
 _CLAIM = "PersistentVolumeClaim"
@@ -98,20 +99,12 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
         yield build_network_policy(context)
     yield deployment
     yield build_service(context)
-    if _replicas(situation) > 1:
+    if wanted_pods(situation) > 1:
         yield build_disruption_budget(context)
     if _is_curated(situation):
         yield build_curation_cron_job(context)
     if _is_trained(situation):
         yield build_training_cron_job(context)
-
-
-def _replicas(situation: Situation) -> int:
-    """As many serving pods as there are to be, whoever says so."""
-    deployment = situation.observed.deployment
-    if deployment is not None and situation.is_autoscaled:
-        return deployment.wanted
-    return situation.spec.agent.replicas
 
 
 def _is_grown(situation: Situation, size: str) -> bool:
@@ -292,7 +285,7 @@ def unwanted_children(situation: Situation) -> Iterator[Delete]:
     """Children that the spec no longer asks for."""
     spec, agent = situation.spec, situation.agent
     unwanted = [
-        (_replicas(situation) <= 1, "PodDisruptionBudget", names.disruption_budget(agent)),
+        (wanted_pods(situation) <= 1, "PodDisruptionBudget", names.disruption_budget(agent)),
         (not limits_network(situation.context), "NetworkPolicy", names.network_policy(agent)),
         (not _is_curated(situation), "CronJob", names.curate_cron_job(agent)),
         (not _is_trained(situation), "CronJob", names.finetune_cron_job(agent)),

@@ -184,7 +184,10 @@ class StorageVolume(Document):
         description="Requested size. A volume can grow, where its storage class lets it, but not shrink.",
     )
     storage_class_name: str | None = Field(
-        default=None, max_length=253, description="Storage class; the cluster's default if absent."
+        default=None,
+        max_length=253,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$",
+        description="Storage class; the cluster's default if absent.",
     )
     access_modes: tuple[AccessMode, ...] = Field(
         default=(AccessMode.READ_WRITE_ONCE,),

@@ -129,6 +129,10 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
         ["spec.storage.objectStore.bucket", "should match"],
     ),
     "a size that is none": ({"storage": {"volume": {"size": "much"}}}, ["spec.storage.volume.size"]),
+    "a storage class that is none": (
+        {"storage": {"volume": {"storageClassName": "A B"}}},
+        ["spec.storage.volume.storageClassName", "should match"],
+    ),
     "a schedule that is none": (
         {"curation": {"schedule": "every day"}},
         ["spec.curation.schedule", "should match"],

@@ -148,6 +148,12 @@ CHANGES: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...]]] = {
         ("spec", "schedule"),
     ),
     "suspended": ("cronjob/support-curate", {"spec": {"suspend": True}}, "merge", ("spec", "suspend")),
+    "Jobs that start suspended": (
+        "cronjob/support-curate",
+        {"spec": {"jobTemplate": {"spec": {"suspend": True}}}},
+        "merge",
+        ("spec", "jobTemplate", "spec", "suspend"),
+    ),
     "time zone taken away": (
         "cronjob/support-curate",
         {"spec": {"timeZone": None}},

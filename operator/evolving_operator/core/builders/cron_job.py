@@ -43,7 +43,8 @@ def _cron_job(
         "startingDeadlineSeconds": _STARTING_DEADLINE_SECONDS,
         "successfulJobsHistoryLimit": _HISTORY_LIMIT,
         "failedJobsHistoryLimit": _HISTORY_LIMIT,
-        "jobTemplate": {"metadata": job_metadata, "spec": job_spec},
+        # Said, so that Jobs that somebody lets start suspended are an edit like any other.
+        "jobTemplate": {"metadata": job_metadata, "spec": {"suspend": False, **job_spec}},
     }
     if scheduled.time_zone is not None:
         spec["timeZone"] = scheduled.time_zone

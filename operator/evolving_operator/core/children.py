@@ -85,15 +85,15 @@ def _traffic(situation: Situation) -> Traffic:
 
 def wanted_children(situation: Situation) -> Iterator[Manifest]:
     """Whole objects, each before those that need it."""
-    context, spec = situation.context, situation.spec
+    context, _spec = situation.context, situation.spec
     file, deployment = config_file(situation), situation.wanted_deployment
     if file is None or deployment is None:
         return
     if owes_provider(context):
         yield build_provider_debt(context)
     yield build_service_account(context)
-    if (volume := spec.storage.claim) is not None:
-        yield build_store_claim(context, sets_size=not _is_grown(situation, volume.size))
+    if (claim := _store_claim(situation)) is not None:
+        yield claim
     yield build_config_map(context, file, render_learning_config(context))
     if limits_network(context):
         yield build_network_policy(context)
@@ -105,6 +105,20 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
         yield build_curation_cron_job(context)
     if _is_trained(situation):
         yield build_training_cron_job(context)
+
+
+def _store_claim(situation: Situation) -> Manifest | None:
+    volume = situation.spec.storage.claim
+    if volume is None:
+        return None
+    return build_store_claim(situation.context, sets_size=not _is_grown(situation, volume.size))
+
+
+def kept_claim(situation: Situation) -> Iterator[Apply]:
+    """The claim alone, where it is there and differs: whether it goes with the agent counts in any case."""
+    claim = _store_claim(situation)
+    if claim is not None and (_CLAIM, claim["metadata"]["name"]) in situation.observed.children:
+        yield from needed_applies(situation, (claim,), {})
 
 
 def _is_grown(situation: Situation, size: str) -> bool:

@@ -27,6 +27,7 @@ from evolving_operator.core.children import (
     config_map_is_current,
     drift_of,
     is_refused,
+    kept_claim,
     needed_applies,
     undeletable,
     unwanted_children,
@@ -94,7 +95,8 @@ def decide(observed: Observed, now: datetime) -> Plan:
     # An agent of this name that is gone may have left something to be done.
     owed = decide_debts(observed.debts, observed.jobs, agent.uid, observed.refusals, timers)
     if isinstance(agent.spec, InvalidField):
-        actions = [*_reject(observed, agent.spec, now), *owed]
+        kept = () if agent.kept is None else kept_claim(Situation(observed, agent.kept, now, timers))
+        actions = [*kept, *_reject(observed, agent.spec, now), *owed]
         return Plan(tuple(actions), requeue_at=timers.earliest)
     situation = Situation(observed, agent.spec, now, timers)
     actions = [*_actions(situation), *owed]
@@ -232,7 +234,8 @@ def _conditions(agent: ObservedAgent, findings: dict[str, Finding], now: str) ->
 
 
 def _reject(observed: Observed, fault: InvalidField, now: datetime) -> Iterator[Action]:
-    """A spec that cannot be read changes nothing but what is said about it: what serves goes on serving."""
+    """A spec that cannot be read changes nothing but whether the volume goes with the agent, and what is said
+    about it: what serves goes on serving."""
     agent = observed.agent
     kept = {
         item.type: Finding(item.status, item.reason, item.message)

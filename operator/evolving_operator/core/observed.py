@@ -52,6 +52,7 @@ class ObservedAgent:
     spec: EvolvingAgentSpec | InvalidField
     run: str | None = None  # the annotation that asks for a run
     deleting: bool = False
+    kept: EvolvingAgentSpec | None = None  # of a spec with a fault: what decides what becomes of the volume
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def _instructed(
         text = served.instructions if served is not None else None
     if text is None:
         fault = InvalidField("spec.agent.instructionsFrom", read.fault, "InstructionsNotFound")
-        return replace(agent, spec=fault)
+        return replace(agent, spec=fault, kept=agent.spec)
     instructed = agent.spec.agent.model_copy(update={"instructions": text})
     return replace(agent, spec=agent.spec.model_copy(update={"agent": instructed}))
 
@@ -184,12 +184,14 @@ def read_agent(raw: Raw) -> ObservedAgent:
     """The EvolvingAgent, with what is wrong with its spec where it is not one."""
     metadata = raw["metadata"]
     spec: EvolvingAgentSpec | InvalidField
+    kept: EvolvingAgentSpec | None = None
     try:
         spec = EvolvingAgentSpec.model_validate(raw.get("spec", {}))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         path = ".".join(["spec", *(str(part) for part in first["loc"])])
         spec = InvalidField(path, first["msg"].removeprefix("Value error, "))
+        kept = _kept_part(raw.get("spec", {}))
     return ObservedAgent(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -200,7 +202,19 @@ def read_agent(raw: Raw) -> ObservedAgent:
         spec=spec,
         run=names.bounded_run(_annotations(raw).get(names.ANNOTATION_RUN)),
         deleting="deletionTimestamp" in metadata,
+        kept=kept,
     )
+
+
+def _kept_part(spec: Raw) -> EvolvingAgentSpec | None:
+    """Its storage and deletionPolicy, in a spec that asks for nothing else; None where they are at fault."""
+    part = {name: spec[name] for name in ("storage", "deletionPolicy") if name in spec}
+    try:
+        return EvolvingAgentSpec.model_validate(
+            {"model": {"base": "none"}, "agent": {"instructions": "none"}, **part}
+        )
+    except ValidationError:
+        return None
 
 
 def own_status(raw: Raw) -> Raw:

@@ -464,6 +464,25 @@ async def test_a_schedule_that_never_comes_is_told(
     assert world.status.next_curation_time is None
 
 
+@pytest.mark.parametrize(("before", "after"), [("Delete", "Retain"), ("Retain", "Delete")])
+async def test_whether_the_volume_goes_with_its_agent_counts_in_a_spec_with_a_fault(
+    world: Simulation, spec: Spec, before: str, after: str
+) -> None:
+    await world.serve(spec | {"deletionPolicy": before})
+    fault = {"podTemplate": {"spec": {"nodeSelector": {"$patch": "remove"}}}}
+    world.apply_agent(spec | {"agent": spec["agent"] | fault, "deletionPolicy": after})
+    await world.settle()
+
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    claim = world.cluster.get("PersistentVolumeClaim", "support-store")
+    assert claim is not None
+    assert len(claim["metadata"].get("ownerReferences", ())) == (after == "Delete")
+    world.cluster.writes.clear()
+    world.restart()
+    await world.settle()
+    assert world.cluster.writes == []
+
+
 @pytest.mark.parametrize("fault", [{"schedule": "0 0 30 2 *"}, {"timeZone": "Mars/Olympus"}])
 @pytest.mark.parametrize(
     ("part", "cron_job"), [("curation", "support-curate"), ("training", "support-finetune")]

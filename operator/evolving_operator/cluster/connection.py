@@ -199,8 +199,11 @@ def _credentials(user: Entry) -> Credentials:
     if plugin := user.get("exec"):
         if missing := [key for key in ("apiVersion", "command") if not plugin.get(key)]:
             raise ConnectionSettingsError(f"the kubeconfig's exec has no {', '.join(missing)}")
+        command = plugin["command"]
+        if os.sep in command:  # beside the kubeconfig; else it is looked for in $PATH
+            command = str(user["directory"].absolute() / command)
         return ExecPlugin(
-            command=(plugin["command"], *(plugin.get("args") or ())),
+            command=(command, *(plugin.get("args") or ())),
             api_version=plugin["apiVersion"],
             environment={item["name"]: item["value"] for item in plugin.get("env") or ()},
         )

@@ -122,9 +122,11 @@ class ExecPlugin:
             async with asyncio.timeout(_PLUGIN_SECONDS):
                 output, _ = await process.communicate()
         except TimeoutError as error:
-            process.kill()
-            await process.wait()
             raise self._fault(f"did not end within {_PLUGIN_SECONDS:.0f} s") from error
+        finally:  # not left behind either where who asks has given up
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode != 0:
             raise self._fault(f"ended with {process.returncode}")
         try:

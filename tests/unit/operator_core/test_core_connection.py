@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import os
 import ssl
 import stat
 from datetime import UTC, datetime, timedelta
@@ -14,6 +16,7 @@ import pytest
 
 from evolving_operator.cluster.connection import Connection, ConnectionSettingsError
 from evolving_operator.cluster.credentials import CredentialsError, ExecPlugin, Fixed, TokenFile
+from support.cluster import eventually_async
 
 Entry = dict[str, Any]
 EXEC_API = "client.authentication.k8s.io/v1"
@@ -142,6 +145,25 @@ async def test_a_plugin_is_asked_once_until_its_token_expires(tmp_path: Path) ->
     assert asked.read_text().count("x") == 3
 
 
+async def test_a_plugin_is_not_left_behind_by_who_has_given_up(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    asking = asyncio.create_task(
+        plugin(tmp_path / "login", f"echo $$ > {started}; exec sleep 600").authorization()
+    )
+    text = await eventually_async(lambda: asyncio.to_thread(read, started), 20, "the plugin runs")
+
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(text), 0)
+
+
+def read(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [("exit 3", "ended with 3"), ("echo '{}'", "no ExecCredential"), ("echo no", "no Exec")],
@@ -168,3 +190,15 @@ def test_a_kubeconfig_may_name_a_plugin(tmp_path: Path) -> None:
     assert isinstance(found, ExecPlugin)
     assert (found.command, found.environment) == (("login", "--quiet"), {"REGION": "north"})
     assert not isinstance(found, Fixed)
+
+
+@pytest.mark.parametrize(
+    ("command", "run"), [("login", "login"), ("./login", "{}/login"), ("bin/login", "{}/bin/login")]
+)
+def test_a_plugin_may_lie_beside_the_kubeconfig(tmp_path: Path, command: str, run: str) -> None:
+    user = {"exec": {"apiVersion": EXEC_API, "command": command}}
+
+    found = Connection.from_kubeconfig(kubeconfig(tmp_path / "config", {}, user)).credentials
+
+    assert isinstance(found, ExecPlugin)
+    assert found.command == (run.format(tmp_path),)

@@ -92,9 +92,10 @@ def drift_corrected(kind: str, name: str, fields: Sequence[str], child: Child) -
     """Somebody else changed a child of the agent, and it was set back."""
     what = ", ".join(fields[:_MAX_FIELDS]) + (" and more" if len(fields) > _MAX_FIELDS else "")
     who = f" (written to by {child.writers})" if child.writers else ""
+    instead = ": spec.agent.podTemplate holds what is added to pods" if kind == "Deployment" else ""
     note = (
         f"{kind} {name}: {what} was changed by somebody else{who} and is set back. Change the EvolvingAgent "
-        "instead: spec.agent.podTemplate holds what is added to pods."
+        f"instead{instead}."
     )
     return Announcement("DriftCorrected", note, "Correct", (kind, name, child.resource_version), warning=True)
 

@@ -242,7 +242,7 @@ def _reject(observed: Observed, fault: InvalidField, now: datetime) -> Iterator[
         for item in agent.status.conditions
         if item.type not in ("Ready", "Degraded", "Stalled", "Reconciling")
     }
-    deployment, invalid = observed.deployment, health.invalid_spec(fault)
+    deployment, invalid = observed.deployment, health.unread(fault)
     told = {"Ready": health.ready_unread(deployment, fault)}
     findings = told | kept | {"Degraded": invalid, "Stalled": invalid}
     status = agent.status.updated(

@@ -40,6 +40,7 @@ _SCHEDULING_GRACE = timedelta(seconds=60)
 _DELETION_GRACE = timedelta(seconds=10)  # what nothing holds is gone by then, and made anew
 _CONTROLLER_GRACE_SECONDS = 30  # of a rollout that takes too long, the Deployment controller tells first
 _PODS_NOT_READY = "PodsNotReady"
+_OPERATOR_ERROR = "OperatorError"
 
 
 def ready(situation: Situation) -> Finding:
@@ -123,15 +124,19 @@ def degraded_by(situation: Situation) -> Finding | None:
     return next((finding for policy in _POLICIES if (finding := policy(situation)) is not None), None)
 
 
-def invalid_spec(fault: InvalidField) -> Finding:
-    return true(fault.reason, f"{fault.field}: {fault.message}")
+def unread(fault: InvalidField) -> Finding:
+    """Of a spec that cannot be taken up: what serves goes on as it was."""
+    if fault.reason == _OPERATOR_ERROR:
+        return true(fault.reason, f"{fault.field}: {fault.message}")
+    told = f"{fault.field}: {fault.message.rstrip('.')}"
+    return true(fault.reason, f"{told}. Until then nothing of the spec is in force but deletionPolicy.")
 
 
 def operator_error(error: Exception) -> InvalidField:
     """What a user is told where a decision ends in an error that nobody foresaw."""
     what = " ".join(f"{type(error).__name__}: {error}".split())[:_ERROR_CHARACTERS]
     told = f"the operator failed at it, and tries again. That is a bug, its log has the details. {what}"
-    return InvalidField("spec", told, "OperatorError")
+    return InvalidField("spec", told, _OPERATOR_ERROR)
 
 
 def _invalid_schedule(situation: Situation) -> Finding | None:
@@ -141,7 +146,8 @@ def _invalid_schedule(situation: Situation) -> Finding | None:
             continue
         fault = schedule_fault(field, part.schedule, part.time_zone, situation.now)
         if fault is not None:
-            return invalid_spec(fault)
+            told = f"{fault.field}: {fault.message.rstrip('.')}"
+            return true(fault.reason, f"{told}. Until then there is no CronJob for it, and no run.")
     return None
 
 

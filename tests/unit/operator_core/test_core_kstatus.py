@@ -121,7 +121,7 @@ async def test_a_misspelt_directive_changes_nothing_but_what_is_said(world: Simu
     assert world.condition("Degraded").reason == "InvalidSpec"
     assert world.condition("Degraded").message == (
         "spec.agent.podTemplate.spec: containers[0].livenessProbe.$patch is 'remove': it can be delete or "
-        "replace"
+        "replace. Until then nothing of the spec is in force but deletionPolicy."
     )
     assert world.stamp() == before
 

@@ -85,8 +85,7 @@ def _traffic(situation: Situation) -> Traffic:
 
 def wanted_children(situation: Situation) -> Iterator[Manifest]:
     """Whole objects, each before those that need it."""
-    context, _spec = situation.context, situation.spec
-    file, deployment = config_file(situation), situation.wanted_deployment
+    context, file, deployment = situation.context, config_file(situation), situation.wanted_deployment
     if file is None or deployment is None:
         return
     if owes_provider(context):

@@ -94,6 +94,10 @@ def build_all(context: BuildContext) -> dict[str, Manifest]:
             attempt="",
         )
         built["validation_job"] = build_validation_job(
-            context, revision=revision, config_hash="cafecafeca", dataset_version=None
+            context,
+            revision=revision,
+            config_hash="cafecafeca",
+            dataset_version=None,
+            promotion="2026-03-02T12:00:00Z",
         )
     return built

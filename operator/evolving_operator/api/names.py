@@ -31,6 +31,7 @@ ANNOTATION_REPLICAS: Final = f"{GROUP}/replicas"  # on the Deployment: the agent
 ANNOTATION_SIZE: Final = f"{GROUP}/size"  # on the volume claim: the agent's, when it was last applied
 ANNOTATION_BASE: Final = f"{GROUP}/base-model"  # on training Jobs
 ANNOTATION_SUITES: Final = f"{GROUP}/suites"  # on evaluation and validation Jobs: digest of what they ask
+ANNOTATION_PROMOTION: Final = f"{GROUP}/promotion"  # on validation Jobs: when what they ask was promoted
 ANNOTATION_AGENT_UID: Final = f"{GROUP}/agent-uid"  # on a debt: whose it is
 ANNOTATION_RETRY_AT: Final = f"{GROUP}/retry-at"  # on a debt: not before
 ANNOTATION_RUN: Final = f"{GROUP}/run"  # on the agent: "<verb>" or "<verb>:<nonce>"

@@ -44,11 +44,13 @@ def announcements(
 ) -> Iterator[Announcement]:
     """What changed, in words for a person who reads `kubectl describe`.
 
-    `version` is that of the agent as it was before. It tells transitions apart of which no time is kept.
+    Of some transitions no time is kept. What tells them apart is all of the status that was before; or, of a
+    reason that comes and goes within one condition, the `version` of the agent.
     """
+    earlier = digest(before.to_wire(), 16)
     yield from _served(before, after)
-    yield from _candidate(before, after, version)
-    yield from _rollout(before, after, version)
+    yield from _candidate(before, after, earlier)
+    yield from _rollout(before, after, earlier)
     yield from _runs(before, after)
     yield from _conditions(before, after, version)
 
@@ -141,16 +143,16 @@ def _way_back(old: RevisionRef | None, new: RevisionRef | None) -> Iterator[Anno
         f"A rollback returns to {new.revision} ({new.model_id})." if new else "There is no way back any more."
     )
     yield Announcement(
-        "PreviousRejected",
-        f"{old.revision} ({old.model_id}) was rejected by a person. {then}",
-        "Reject",
+        "WayBackChanged",
+        f"{old.revision} ({old.model_id}) was rejected by a person, or failed when it was tried again. {then}",
+        "RuleOut",
         (old.revision, old.since),
         warning=new is None,
     )
 
 
 def _candidate(
-    before: EvolvingAgentStatus, after: EvolvingAgentStatus, version: str
+    before: EvolvingAgentStatus, after: EvolvingAgentStatus, earlier: str
 ) -> Iterator[Announcement]:
     old, new = before.candidate, after.candidate
     if new is not None and (old is None or old.revision != new.revision):
@@ -158,7 +160,7 @@ def _candidate(
             "CandidateFound",
             f"{new.revision} ({new.model_id}) is the candidate now.",
             "Nominate",
-            (new.revision, version),
+            (new.revision, earlier),
         )
     is_served = after.active is not None and old is not None and after.active.revision == old.revision
     if old is not None and new is None and not is_served:
@@ -170,7 +172,7 @@ def _candidate(
         )
 
 
-def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus, version: str) -> Iterator[Announcement]:
+def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus, earlier: str) -> Iterator[Announcement]:
     old, new = before.rollout, after.rollout
     if old is not None and old.step in TRIALS and (new is None or new.revision != old.revision):
         why = condition(after.conditions, "Promoted")
@@ -182,7 +184,7 @@ def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus, version: s
         )
     if new is None or new == before.promotion or (old is not None and _place(old) == _place(new)):
         return
-    since = old.since if old is not None and old.revision == new.revision else version
+    since = old.since if old is not None and old.revision == new.revision else earlier
     key = (new.revision, new.step, since)
     if new.step is RolloutStep.SHADOW:
         yield Announcement("ShadowStarted", new.message, "Shadow", key)

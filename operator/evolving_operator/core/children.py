@@ -47,7 +47,7 @@ def config_file(situation: Situation) -> AgentConfigFile | None:
         previous=situation.config_of(status.previous).hash if status.previous else None,
         rolled_out=_rolled_out(situation),
         configs=dict(sorted(configs.items())),  # equal values are equal texts
-        traffic=_traffic(situation),
+        traffic=traffic(situation),
     )
 
 
@@ -68,7 +68,8 @@ def _configs_in_use(situation: Situation) -> dict[str, AgentConfig]:
     return {stamp: config for stamp, config in live.file.configs.items() if stamp in stamps}
 
 
-def _traffic(situation: Situation) -> Traffic:
+def traffic(situation: Situation) -> Traffic:
+    """The candidate's share of the requests, while it is on trial."""
     rollout, candidate = situation.status.rollout, situation.status.candidate
     if rollout is None or candidate is None or rollout.revision != candidate.revision:
         return Traffic()
@@ -100,10 +101,7 @@ def wanted_children(situation: Situation) -> Iterator[Manifest]:
     yield build_service(context)
     if wanted_pods(situation) > 1:
         yield build_disruption_budget(context)
-    if _is_curated(situation):
-        yield build_curation_cron_job(context)
-    if _is_trained(situation):
-        yield build_training_cron_job(context)
+    yield from _cron_jobs(situation)
 
 
 def _store_claim(situation: Situation) -> Manifest | None:
@@ -114,10 +112,13 @@ def _store_claim(situation: Situation) -> Manifest | None:
 
 
 def kept_claim(situation: Situation) -> Iterator[Apply]:
-    """The claim alone, where it is there and differs: whether it goes with the agent counts in any case."""
-    claim = _store_claim(situation)
-    if claim is not None and (_CLAIM, claim["metadata"]["name"]) in situation.observed.children:
-        yield from needed_applies(situation, (claim,), {})
+    """The claim alone, as large as it was asked for: whether it goes with the agent counts in any case."""
+    live = situation.observed.children.get((_CLAIM, names.store_claim(situation.agent)))
+    if situation.spec.storage.claim is None or live is None or live.asked is None:
+        return
+    sets_size = owns(live.owned, *_SIZE)
+    claim = build_store_claim(situation.context, asked=live.asked, sets_size=sets_size)
+    yield from needed_applies(situation, (claim,), {})
 
 
 def _is_grown(situation: Situation, size: str) -> bool:
@@ -138,19 +139,18 @@ def _claim_of_its_size(situation: Situation) -> Manifest | None:
     return build_store_claim(situation.context, asked=live.asked, sets_size=owns(live.owned, *_SIZE))
 
 
-def _is_curated(situation: Situation) -> bool:
-    """Whether there is to be a CronJob. Beside a schedule that never comes, the last one would go on."""
-    curation = situation.spec.curation
-    return curation is not None and (
-        schedule_fault("spec.curation", curation.schedule, curation.time_zone, situation.now) is None
-    )
-
-
-def _is_trained(situation: Situation) -> bool:
-    training = situation.spec.training
-    return training is not None and (
-        schedule_fault("spec.training", training.schedule, training.time_zone, situation.now) is None
-    )
+def _cron_jobs(situation: Situation) -> Iterator[Manifest]:
+    """Where a schedule is at fault, no run begins by the last one either; one that is under way goes on."""
+    context, spec, now = situation.context, situation.spec, situation.now
+    for field, part, build, name in (
+        ("spec.curation", spec.curation, build_curation_cron_job, names.curate_cron_job(context.name)),
+        ("spec.training", spec.training, build_training_cron_job, names.finetune_cron_job(context.name)),
+    ):
+        if part is None:
+            continue
+        is_held = schedule_fault(field, part.schedule, part.time_zone, now) is not None
+        if not is_held or ("CronJob", name) in situation.observed.children:
+            yield build(context, is_held=is_held)
 
 
 Drift = Mapping[tuple[str, str], tuple[str, ...]]  # (kind, name) of a child → paths of its changed fields
@@ -300,8 +300,8 @@ def unwanted_children(situation: Situation) -> Iterator[Delete]:
     unwanted = [
         (wanted_pods(situation) <= 1, "PodDisruptionBudget", names.disruption_budget(agent)),
         (not limits_network(situation.context), "NetworkPolicy", names.network_policy(agent)),
-        (not _is_curated(situation), "CronJob", names.curate_cron_job(agent)),
-        (not _is_trained(situation), "CronJob", names.finetune_cron_job(agent)),
+        (spec.curation is None, "CronJob", names.curate_cron_job(agent)),
+        (spec.training is None, "CronJob", names.finetune_cron_job(agent)),
     ]
     own_debts = names.provider_debts(agent, situation.context.uid)
     unwanted += [

@@ -11,13 +11,13 @@ from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RolloutStep
 from evolving_operator.core.candidate import awaits_person, awaits_word
 from evolving_operator.core.children import lingering_children, standing_refusals
-from evolving_operator.core.clock import after
+from evolving_operator.core.clock import after, parse_time, rfc3339
 from evolving_operator.core.conditions import Finding, condition, false, true
 from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
 from evolving_operator.core.pod_problems import is_told, told_by_pods
 from evolving_operator.core.rollout import why_stuck
 from evolving_operator.core.schedule import schedule_fault
-from evolving_operator.core.serving import never_served, pods_refused, wanted_pods
+from evolving_operator.core.serving import never_served, pods_refused, unready_since, wanted_pods
 from evolving_operator.core.situation import Situation
 
 _NO_IMAGE = frozenset(
@@ -147,7 +147,7 @@ def _invalid_schedule(situation: Situation) -> Finding | None:
         fault = schedule_fault(field, part.schedule, part.time_zone, situation.now)
         if fault is not None:
             told = f"{fault.field}: {fault.message.rstrip('.')}"
-            return true(fault.reason, f"{told}. Until then there is no CronJob for it, and no run.")
+            return true(fault.reason, f"{told}. Until then its CronJob is suspended: no run begins.")
     return None
 
 
@@ -344,15 +344,13 @@ def _pods_not_ready(situation: Situation) -> Finding | None:
 
 def _is_unready_for(situation: Situation, seconds: int) -> bool:
     """Whether no pod has been ready for so long, since the last problem that was known was mended."""
-    unready, degraded = (condition(situation.status.conditions, kind) for kind in ("Ready", "Degraded"))
+    since, degraded = unready_since(situation), condition(situation.status.conditions, "Degraded")
     if degraded is not None and degraded.reason == _PODS_NOT_READY:
         return True
-    return all(
-        known is not None
-        and known.status is ConditionStatus.FALSE
-        and situation.timers.passed(after(known.last_transition_time, seconds))
-        for known in (unready, degraded)
-    )
+    if since is None or degraded is None or degraded.status is not ConditionStatus.FALSE:
+        return False
+    last = max(since, parse_time(degraded.last_transition_time))
+    return situation.timers.passed(after(rfc3339(last), seconds))
 
 
 _POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (

@@ -22,6 +22,7 @@ from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.children import is_refused
 from evolving_operator.core.conditions import Finding, false, merged, true, unknown
 from evolving_operator.core.gate import weakest
+from evolving_operator.core.moves import was_taken_back
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Apply, Create, Delete, ObjectRef, WriteStatus
 from evolving_operator.core.proof import evaluation, job_name, recorded_verdict, verdict_to_record
@@ -33,6 +34,7 @@ from evolving_operator.core.validation import is_outdated
 _OPEN = frozenset({None, RevisionState.CANDIDATE, RevisionState.WAITING})
 _RULED_OUT = frozenset({RevisionState.REJECTED, RevisionState.ROLLED_BACK})
 _AGAINST = frozenset({VerdictResult.FAILED, VerdictResult.INCONCLUSIVE})
+_PROVEN = frozenset({RevisionState.ACTIVE, RevisionState.PREVIOUS})
 _SERVED = frozenset({RolloutStep.BAKE, RolloutStep.DONE})
 _AFTER_BAKE = frozenset({RolloutStep.DONE, RolloutStep.ROLLED_BACK})
 
@@ -148,21 +150,18 @@ def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object
             }
         if rollout.step not in _SERVED or rollout.reason == NO_PODS:
             return {}
-        if status.promoted_at is None or _was_taken_back(status):
+        if status.promoted_at is None or was_taken_back(status):
             status = status.updated(promoted_at=rollout.since, proven_at=None)
-        if rollout.step is RolloutStep.DONE and status.proven_at is None:
+        if rollout.step is RolloutStep.DONE and (status.proven_at or "") < rollout.since:
             status = status.updated(proven_at=rollout.since)
         return {"promoted_at": status.promoted_at, "proven_at": status.proven_at}
-    is_active = _place(situation, revision) is RevisionState.ACTIVE
+    place = _place(situation, revision)
+    if place in _PROVEN and status.promoted_at is not None and status.proven_at is None:
+        return {"proven_at": status.promoted_at}  # by an operator that did not note it
+    is_active = place is RevisionState.ACTIVE
     if is_active and status.promoted_at is None and situation.settled and wanted_pods(situation) > 0:
         return {"promoted_at": situation.timestamp, "proven_at": situation.timestamp}
     return {}
-
-
-def _was_taken_back(status: AgentRevisionStatus) -> bool:
-    if status.rolled_back_at is None:
-        return False
-    return status.promoted_at is None or status.rolled_back_at >= status.promoted_at
 
 
 def _state(
@@ -176,7 +175,7 @@ def _state(
         revision.name,
         RolloutStep.ROLLED_BACK,
     )
-    if is_going_back or _was_taken_back(status):
+    if is_going_back or was_taken_back(status):
         return RevisionState.ROLLED_BACK
     if revision.status.state not in _OPEN and not _is_reprieved(revision):
         return revision.status.state if revision.status.state in _RULED_OUT else RevisionState.RETIRED

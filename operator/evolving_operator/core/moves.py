@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evolving_operator.api.models import (
+    AgentRevisionStatus,
     Decision,
     EvolvingAgentStatus,
     RevisionRef,
@@ -52,15 +53,27 @@ def _proven(situation: Situation) -> RevisionRef | None:
     return status.previous if is_unproven else status.active
 
 
+def is_ruled_out(revision: ObservedRevision) -> bool:
+    """Whether no rollback may return to it."""
+    return revision.spec.decision is Decision.REJECTED or was_taken_back(revision.status)
+
+
+def was_taken_back(status: AgentRevisionStatus) -> bool:
+    """Whether it was, since it last came to all users."""
+    if status.rolled_back_at is None:
+        return False
+    return status.promoted_at is None or status.rolled_back_at >= status.promoted_at
+
+
 def proven_before(situation: Situation, served: RevisionRef) -> RevisionRef | None:
     """The last other revision that had held its own, and that nobody has taken back or rejected."""
     proven = [
         (revision.status.proven_at, revision.name)
         for revision in situation.observed.revisions.values()
         if revision.status.proven_at is not None
-        and revision.status.state is not RevisionState.ROLLED_BACK
-        and revision.spec.decision is not Decision.REJECTED
+        and not is_ruled_out(revision)
         and not revision.is_left
+        and revision.status.state is not RevisionState.CANDIDATE
         and revision.name != served.revision
     ]
     return ref_of(situation.observed.revisions[max(proven)[1]], situation) if proven else None

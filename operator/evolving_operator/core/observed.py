@@ -138,6 +138,7 @@ class ObservedJob:
     base: str | None = None  # the model that a training starts from
     run: str = ""  # the annotation that it was asked for by, if it was
     suites: str | None = None  # `names.ANNOTATION_SUITES`
+    promotion: str | None = None  # of a validation: when what it asks was promoted
     owners: frozenset[str] = frozenset()  # UIDs of what it goes with
     deleting: bool = False
 
@@ -169,6 +170,7 @@ class ObservedPod:
     ready: bool = False
     deleting: bool = False
     restarts: int = 0
+    unready_since: datetime | None = None  # where it is not ready, and says so
     began: datetime | None = None  # the run of its container that ended last
     trouble: Trouble | None = None
     report: Report | None = None

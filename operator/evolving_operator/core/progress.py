@@ -27,6 +27,7 @@ from evolving_operator.core.proof import (
     recorded_verdict,
     why_unmeasured,
 )
+from evolving_operator.core.serving import wanted_pods
 from evolving_operator.core.situation import Situation
 
 _POD_GRACE = timedelta(seconds=60)
@@ -134,6 +135,10 @@ def _awaiting(situation: Situation) -> Finding:
     if rollout is not None and rollout.step in (RolloutStep.SHADOW, RolloutStep.CANARY):
         return false("Shadowing" if rollout.step is RolloutStep.SHADOW else "CanaryRunning", rollout.message)
     if why_promotable(situation, candidate) is not None and awaits_settled_pods(situation, candidate):
+        if wanted_pods(situation) == 0:
+            return false(
+                "AwaitsPods", f"{candidate.name} is to be tried on live requests, and no pod is to serve."
+            )
         return false(
             "AwaitsPods",
             f"{candidate.name} may be promoted. It waits until all serving pods run what is to be served "

@@ -290,6 +290,7 @@ def read_pod(raw: Raw) -> ObservedPod:
         ready=_condition(status, "Ready").get("status") == "True",
         deleting="deletionTimestamp" in metadata,
         restarts=container.get("restartCount", 0),
+        unready_since=_unready_since(status),
         began=_began(container),
         trouble=_trouble(status, container),
         report=report,
@@ -335,6 +336,7 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         base=_annotations(raw).get(names.ANNOTATION_BASE),
         run=_annotations(raw).get(names.ANNOTATION_RUN, ""),
         suites=_annotations(raw).get(names.ANNOTATION_SUITES),
+        promotion=_annotations(raw).get(names.ANNOTATION_PROMOTION),
         owners=_owners(raw),
         deleting="deletionTimestamp" in metadata,
     )
@@ -389,6 +391,11 @@ def _report(container: Raw) -> tuple[Report | None, datetime | None]:
         if terminated and (report := parse_report(terminated.get("message", ""))) is not None:
             return report, _time(terminated.get("finishedAt"))
     return None, None
+
+
+def _unready_since(status: Raw) -> datetime | None:
+    ready = _condition(status, "Ready")
+    return _time(ready.get("lastTransitionTime")) if ready.get("status") == "False" else None
 
 
 def _began(container: Raw) -> datetime | None:

@@ -11,11 +11,10 @@ A pinned revision skips gate, validation and rollback: it is a person's word.
 from __future__ import annotations
 
 from evolving_operator.api import names
-from evolving_operator.api.models import ConditionStatus, Decision, RolloutStatus, RolloutStep
-from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time
-from evolving_operator.core.conditions import condition
+from evolving_operator.api.models import Decision, RolloutStatus, RolloutStep
+from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time, rfc3339
 from evolving_operator.core.live_traffic import in_words, why_failing
-from evolving_operator.core.moves import at_step, moved, proven_before, ref_of, roll_back
+from evolving_operator.core.moves import at_step, is_ruled_out, moved, proven_before, ref_of, roll_back
 from evolving_operator.core.runs import has_ended
 from evolving_operator.core.serving import (
     NO_PODS,
@@ -25,6 +24,7 @@ from evolving_operator.core.serving import (
     nobody_serves,
     pods_refused,
     served_rollout,
+    unready_since,
     wanted_pods,
 )
 from evolving_operator.core.situation import Situation, applied_hash
@@ -64,12 +64,17 @@ def follow_clock(situation: Situation) -> Step | None:
 
 
 def replace_previous(situation: Situation) -> Step | None:
-    """What a person has rejected meanwhile is not what a rollback returns to: what served before it is."""
-    previous, active = situation.revision(situation.status.previous), situation.status.active
-    if previous is None or active is None or previous.spec.decision is not Decision.REJECTED:
+    """What a person has rejected, or what failed since, is not what a rollback returns to: what held its own
+    before that is. It may be that one again, where a rejection was taken back.
+    """
+    status, active = situation.status, situation.status.active
+    previous = situation.revision(status.previous)
+    is_out = previous is not None and is_ruled_out(previous)
+    is_missing = status.previous is None and served_rollout(situation) is not None
+    if active is None or not (is_out or is_missing):
         return None
     then = proven_before(situation, active)
-    return Step(situation.status.model_copy(update={"previous": then}))
+    return None if then == status.previous else Step(status.model_copy(update={"previous": then}))
 
 
 def advance_restart(situation: Situation) -> Step | None:
@@ -108,17 +113,24 @@ def _hold(situation: Situation, rollout: RolloutStatus) -> Because | None:
     refused = pods_refused(situation)
     if refused is not None:
         return Because(_PODS_REFUSED, refused)
-    if _is_applied(situation):
+    if _has_it(situation):
         return None
     is_late = rollout.reason in _HELD or situation.timers.passed(after(rollout.since, _APPLY_SECONDS))
-    return Because(_NOT_APPLIED, "The Deployment is not yet as it is to be.") if is_late else None
+    return Because(_NOT_APPLIED, "The Deployment does not ask for it yet.") if is_late else None
+
+
+def _has_it(situation: Situation) -> bool:
+    """Whether the Deployment is there, and asks for pods of what is to be served."""
+    deployment = situation.observed.deployment
+    live = situation.observed.children.get(("Deployment", names.deployment(situation.agent)))
+    is_there = live is not None and not live.deleting
+    return is_there and deployment is not None and deployment.stamp == situation.active_hash
 
 
 def _is_applied(situation: Situation) -> bool:
     """What is told of an older Deployment may be mended by the edit that is about to be applied."""
     deployment, wanted = situation.observed.deployment, situation.wanted_deployment
-    live = situation.observed.children.get(("Deployment", names.deployment(situation.agent)))
-    if deployment is None or wanted is None or live is None or live.deleting:
+    if deployment is None or wanted is None:
         return False
     return deployment.applied_hash == applied_hash(wanted)
 
@@ -132,7 +144,7 @@ def advance_bake(situation: Situation) -> Step | None:
         return at_step(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
     if (rejected := _taken_back(situation)) is not None and situation.status.previous is not None:
         return roll_back(situation, rejected)
-    if wanted_pods(situation) == 0:
+    if situation.spec.agent.replicas == 0:
         return at_step(situation, RolloutStep.DONE, _NOBODY_SERVES) if situation.settled else None
     if rollout.template != situation.template_hash:
         # All pods ran the revision, and then the user changed what they run: what breaks now is not the
@@ -165,11 +177,10 @@ def advance_bake(situation: Situation) -> Step | None:
 
 def _why_dead(situation: Situation) -> Because | None:
     """No pod that serves it has been ready for as long as a rolling restart may take."""
-    ready = condition(situation.status.conditions, "Ready")
-    if ready is None or ready.status is not ConditionStatus.FALSE or not nobody_serves(situation):
+    since, seconds = unready_since(situation), situation.spec.rollout.progress_deadline_seconds
+    if since is None or not nobody_serves(situation) or pods_refused(situation):
         return None
-    seconds = situation.spec.rollout.progress_deadline_seconds
-    if pods_refused(situation) or not situation.timers.passed(after(ready.last_transition_time, seconds)):
+    if not situation.timers.passed(after(rfc3339(since), seconds)):
         return None
     return Because("PodsNotReady", f"No serving pod has been ready for {seconds} s.")
 

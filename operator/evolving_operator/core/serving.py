@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from evolving_operator.api.models import RolloutStatus, RolloutStep
-from evolving_operator.core.clock import parse_time
+from datetime import datetime
+
+from evolving_operator.api.models import ConditionStatus, RolloutStatus, RolloutStep
+from evolving_operator.core.clock import after, parse_time
+from evolving_operator.core.conditions import condition
 from evolving_operator.core.observed import Trouble
 from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
 from evolving_operator.core.step import Because
@@ -80,13 +83,25 @@ def awaits_pods(situation: Situation) -> bool:
 def is_awaited(situation: Situation) -> bool:
     """Whether another revision has to wait for the rollout under way.
 
-    Not where it has nothing to go back to and no pod has ever come up: it would be waited for for ever.
+    Not where it has nothing to go back to and no pod comes up: it would be waited for for ever.
     """
-    status = situation.status
-    leads_nowhere = (
-        status.previous is None
-        and status.rollout is not None
-        and status.rollout.step is RolloutStep.RESTART
-        and never_served(situation)
-    )
-    return situation.rollout_under_way and not leads_nowhere
+    status, rollout = situation.status, situation.status.rollout
+    if rollout is None or not situation.rollout_under_way:
+        return False
+    return status.previous is not None or not _leads_nowhere(situation, rollout)
+
+
+def _leads_nowhere(situation: Situation, rollout: RolloutStatus) -> bool:
+    if rollout.step is RolloutStep.BAKE:
+        return nobody_serves(situation)
+    seconds = situation.spec.rollout.progress_deadline_seconds
+    return never_served(situation) or situation.timers.passed(after(rollout.since, seconds))
+
+
+def unready_since(situation: Situation) -> datetime | None:
+    """Since when no pod has been ready, by what was told last and by the pods; None where one is."""
+    ready = condition(situation.status.conditions, "Ready")
+    if ready is None or ready.status is not ConditionStatus.FALSE:
+        return None
+    told = [pod.unready_since for pod in situation.serving_pods if pod.unready_since is not None]
+    return max([parse_time(ready.last_transition_time), *told])

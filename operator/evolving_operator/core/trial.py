@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evolving_operator.api.models import CanaryStep, RevisionRef, RolloutStatus, RolloutStep
-from evolving_operator.core.children import config_map_is_current, drift_of, wanted_children
+from evolving_operator.core.children import traffic
 from evolving_operator.core.clock import after
 from evolving_operator.core.live_traffic import shadowed
 from evolving_operator.core.serving import somebody_serves
@@ -24,21 +24,25 @@ def is_as_asked_for(situation: Situation, trial: RolloutStatus) -> bool:
 
 
 def follow_trial(situation: Situation) -> Step | None:
-    """A trial's time counts from when it is in effect: pods serve, and find their share in the ConfigMap."""
+    """A trial's time counts from when pods serve and find their share in the ConfigMap.
+
+    Pods that come and go meanwhile do not begin it anew: what brings them down would never be found out.
+    """
     trial = situation.trial
     if trial is None:
         return None
-    reason = _started(trial.step) if _is_in_effect(situation) else _starting(trial.step)
+    is_told, has_started = _is_told(situation), trial.reason != _starting(trial.step)
+    may_go_on = is_told and (has_started or somebody_serves(situation))
+    reason = _started(trial.step) if may_go_on else _starting(trial.step)
     if trial.reason == reason:
         return None
     begun = trial.model_copy(update={"reason": reason, "since": situation.timestamp})
     return Step(situation.status.model_copy(update={"rollout": begun}))
 
 
-def _is_in_effect(situation: Situation) -> bool:
-    wanted = tuple(wanted_children(situation))
-    is_told = config_map_is_current(situation, wanted, drift_of(situation, wanted))
-    return is_told and somebody_serves(situation)
+def _is_told(situation: Situation) -> bool:
+    live = situation.observed.config_map
+    return live is not None and live.file is not None and live.file.traffic == traffic(situation)
 
 
 def _starting(step: RolloutStep) -> str:
@@ -52,7 +56,7 @@ def _started(step: RolloutStep) -> str:
 def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
     """The trial that the candidate is to be in now: the present one, another one, or none any more."""
     policy, now = situation.spec.rollout, situation.trial
-    if now is not None and now.reason == _starting(now.step):
+    if now is not None and (now.reason == _starting(now.step) or not somebody_serves(situation)):
         return now
     if policy.shadow is not None and (now is None or now.step is RolloutStep.SHADOW):
         percent = policy.shadow.percent

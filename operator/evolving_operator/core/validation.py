@@ -7,11 +7,10 @@ from evolving_operator.api import names
 from evolving_operator.api.models import RolloutStatus, RolloutStep
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.job import build_validation_job, suites_digest
-from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time
+from evolving_operator.core.clock import after
 from evolving_operator.core.gate import cases_of
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.proof import is_measurable
-from evolving_operator.core.serving import wanted_pods
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because
 
@@ -21,8 +20,10 @@ _REFUSED_VALIDATION_SECONDS = 300
 
 def validation_job(situation: Situation) -> Manifest | None:
     """The Job that asks the served revision the suites' questions, to be created now."""
-    rollout, stamp = situation.status.rollout, situation.active_hash
-    if rollout is None or rollout.step is not RolloutStep.BAKE or situation.held or stamp is None:
+    rollout, active, stamp = situation.status.rollout, situation.status.active, situation.active_hash
+    if rollout is None or rollout.step is not RolloutStep.BAKE or situation.held:
+        return None
+    if active is None or stamp is None:
         return None
     if not is_validated(situation, rollout) or validation_job_of(situation, rollout) is not None:
         return None
@@ -31,6 +32,7 @@ def validation_job(situation: Situation) -> Manifest | None:
         revision=rollout.revision,
         config_hash=stamp,
         dataset_version=_dataset_version(situation, rollout),
+        promotion=active.since,
     )
 
 
@@ -39,9 +41,8 @@ def is_outdated(situation: Situation, job: ObservedJob) -> bool:
 
     It goes, and comes anew.
     """
-    rollout = situation.status.rollout
-    is_baking = rollout is not None and rollout.step is RolloutStep.BAKE
-    if rollout is not None and is_baking and job.created + CLOCKS_DIFFER < parse_time(rollout.since):
+    active = situation.status.active
+    if active is not None and job.promotion not in (None, active.since):
         return True
     is_current = job.config_hash in (None, situation.active_hash) and job.suites in (
         None,
@@ -64,7 +65,9 @@ def why_unasked(situation: Situation, rollout: RolloutStatus) -> Because | None:
 
 def is_validated(situation: Situation, rollout: RolloutStatus) -> bool:
     """Whether there is anybody to ask, and anything to ask."""
-    return wanted_pods(situation) > 0 and is_measurable(situation, _dataset_version(situation, rollout))
+    return situation.spec.agent.replicas > 0 and is_measurable(
+        situation, _dataset_version(situation, rollout)
+    )
 
 
 def validation_job_of(situation: Situation, rollout: RolloutStatus) -> ObservedJob | None:

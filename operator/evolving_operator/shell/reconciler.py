@@ -92,6 +92,7 @@ _LAST_CORRECTION_DELAY = timedelta(seconds=600)
 _CORRECTIONS_ARE_FORGOTTEN_AFTER = timedelta(seconds=1800)
 # What is set in place of a field of ours: both together are invalid.
 _RIVALS: Mapping[str, Raw] = {"PodDisruptionBudget": {"minAvailable": None}}
+_CLOCK_SLEW = timedelta(seconds=1)  # by so much a clock may be set back that is kept right
 # Decisions in a row that wrote something. Three or four are usual.
 _MOST_ROUNDS = 30
 _FIRST_PAUSE, _LAST_PAUSE = 0.1, 20.0
@@ -148,7 +149,7 @@ class Reconciler:
         self._taken: dict[AgentKey, dict[tuple[str, str], datetime]] = {}
         self._rounds: dict[AgentKey, int] = {}
         self._decided_upon: set[AgentKey] = set()
-        self._looked_at = datetime.min.replace(tzinfo=UTC)
+        self._looked_at = datetime.fromtimestamp(0, UTC)
         self._elsewhere: dict[AgentKey, datetime] = {}  # agents that others look after: when to ask again
 
     async def reconcile(self, key: AgentKey) -> float | None:
@@ -158,7 +159,7 @@ class Reconciler:
         what was done may allow the next step; None where nothing is known to be due. Raises ClusterError.
         """
         now = self._clock()
-        if now < self._looked_at:
+        if now < self._looked_at - _CLOCK_SLEW:
             self._wait_no_longer(now)
         self._looked_at = now
         agent = self._cache.agent(key)

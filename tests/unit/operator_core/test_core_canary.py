@@ -270,7 +270,7 @@ async def test_its_time_counts_from_when_pods_can_know_of_it(world: Simulation, 
     assert place(world) == ("Canary", 50)
 
 
-async def test_its_time_does_not_run_while_nobody_serves(world: Simulation, spec: Spec) -> None:
+async def test_no_step_of_it_ends_while_nobody_serves(world: Simulation, spec: Spec) -> None:
     await begin(world, spec)
     deployment = world.node.deployment("support")
     deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
@@ -278,13 +278,45 @@ async def test_its_time_does_not_run_while_nobody_serves(world: Simulation, spec
     await world.settle()
     world.pass_time(3600)
     await world.settle()
+    assert place(world) == ("Canary", 10)
 
     world.node.roll_out("support")
     await world.settle()
+    assert place(world) == ("Canary", 50)
 
-    assert place(world) == ("Canary", 10)
-    world.pass_time(300)
+
+async def test_a_candidate_that_takes_all_pods_down_again_and_again_is_given_up(
+    world: Simulation, spec: Spec
+) -> None:
+    """With one pod, each crash leaves nobody who serves."""
+    spec["agent"]["replicas"] = 1
+    revision = await begin(world, spec)
+    for restarts in range(1, 5):
+        world.node.roll_out("support")
+        await world.settle()
+        world.pass_time(10)
+        began = crashed(world)
+        (pod,) = world.node.pods("support", "agent")
+        pod["status"]["containerStatuses"] = [{"name": "agent", "restartCount": restarts, **began}]
+        pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+        deployment = world.node.deployment("support")
+        deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+        world.cluster.put(deployment)
+        world.cluster.put(pod)
+        await world.settle()
+
+    assert place(world) == ("RolledBack", None)
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+async def test_an_edit_of_what_is_learned_does_not_begin_it_anew(world: Simulation, spec: Spec) -> None:
+    await begin(world, spec)
+    world.pass_time(299)
+    world.apply_agent(spec | {"curation": {"schedule": "0 5 * * *", "minScore": 5}})
     await world.settle()
+    world.pass_time(1)
+    await world.settle()
+
     assert place(world) == ("Canary", 50)
 
 

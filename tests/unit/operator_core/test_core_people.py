@@ -494,14 +494,20 @@ async def test_a_schedule_that_becomes_a_fault_is_followed_no_more(
     await world.serve(spec)
     assert world.cluster.get("CronJob", cron_job) is not None
 
-    world.apply_agent(spec | {part: spec[part] | fault, "suspend": True})
+    world.apply_agent(spec | {part: spec[part] | fault})
     await world.settle()
-    assert world.cluster.get("CronJob", cron_job) is None
+    held = world.cluster.get("CronJob", cron_job)
+    assert held is not None  # a run of it that is under way goes on
+    assert held["spec"]["suspend"] is True
+    assert "timeZone" not in held["spec"]
     assert world.condition("Degraded").reason == "InvalidSpec"
 
     world.apply_agent(spec)
     await world.settle()
-    assert world.cluster.get("CronJob", cron_job) is not None
+    again = world.cluster.get("CronJob", cron_job)
+    assert again is not None
+    assert again["spec"]["suspend"] is False
+    assert again["spec"]["schedule"] == spec[part]["schedule"]
     assert world.condition("Degraded").status is ConditionStatus.FALSE
 
 

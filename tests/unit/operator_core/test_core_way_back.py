@@ -8,6 +8,7 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStatus, RolloutStep
+from evolving_operator.core.clock import rfc3339
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
@@ -318,7 +319,7 @@ async def test_a_rollback_never_returns_to_what_a_person_has_rejected(world: Sim
     # then it returns to what served before that
     assert world.status.previous is not None
     assert world.status.previous.revision == BASE
-    assert "PreviousRejected" in world.events()
+    assert "WayBackChanged" in world.events()
     await world.validate(second, score=100)
     assert active(world) == BASE
     assert world.revision_status(first).state is RevisionState.RETIRED
@@ -472,3 +473,89 @@ async def test_where_a_rejection_leads_nowhere_it_is_said(world: Simulation, spe
     assert active(world) == BASE
     conditions = {item.type: item for item in world.revision_status(BASE).conditions}
     assert "spec.rollout.pin" in conditions["Approved"].message
+
+
+async def test_a_rejection_that_is_taken_back_gives_the_way_back_again(world: Simulation, spec: Spec) -> None:
+    await begin_rollout(world, spec)
+
+    for decision in ("Rejected", "Auto"):
+        world.decide(BASE, decision)
+        await world.settle()
+    await crash(world)
+
+    assert active(world) == BASE
+
+
+@pytest.mark.parametrize("baking", [False, True], ids=["restarting", "baking"])
+async def test_what_leads_nowhere_holds_nobody_up(world: Simulation, spec: Spec, *, baking: bool) -> None:
+    """Its way back was rejected, and its pods are dead."""
+    await begin_rollout(world, spec)
+    if baking:
+        await roll_out(world)
+    world.decide(BASE, "Rejected")
+    await world.settle()
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    world.cluster.put(deployment)
+    second = await world.train("model-2", job="support-finetune-2")
+    world.pass_time(700)
+    await world.settle()
+
+    world.decide(second, "Approved")
+    await world.settle()
+
+    assert active(world) == second
+
+
+async def test_what_was_given_up_lately_is_no_way_back(world: Simulation, spec: Spec) -> None:
+    """It had held its own once: it was served, pinned away, and failed when it was tried once more."""
+    canary = {"canary": {"steps": [{"percent": 10, "pauseSeconds": 300}]}}
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.promote("model-2", job="support-finetune-2")
+    world.decide(first, "Approved")
+    await apply(world, spec | {"rollout": canary})
+    assert rollout_of(world).step is RolloutStep.CANARY
+    await crash(world)
+    assert world.status.previous is not None
+    assert world.status.previous.revision == BASE
+    assert active(world) == second
+
+
+async def test_a_bake_is_not_judged_by_what_was_told_before_the_operator_was_away(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    dead(world)
+    await world.settle()
+    world.pass_time(3600)
+    dead(world, since=rfc3339(world.now))
+    world.restart()
+    await world.settle()
+
+    assert rollout_of(world).step is RolloutStep.BAKE
+    assert active(world) == revision
+
+
+def dead(world: Simulation, since: str | None = None) -> None:
+    """No pod is ready; since when, pods may say."""
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+    world.cluster.put(deployment)
+    for pod in world.node.pods("support", names.COMPONENT_AGENT):
+        unready = {"type": "Ready", "status": "False"} | ({"lastTransitionTime": since} if since else {})
+        pod["status"]["conditions"] = [unready]
+        world.cluster.put(pod)
+
+
+async def test_scaling_does_not_give_a_stuck_restart_more_time(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec)
+    world.node.stick("support")
+    await world.settle()
+    for replicas in (3, 2):
+        world.pass_time(300)
+        await apply(world, with_replicas(spec, replicas))
+
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+    assert active(world) == BASE

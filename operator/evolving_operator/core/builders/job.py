@@ -109,9 +109,12 @@ def build_evaluation_job(
 
 
 def build_validation_job(
-    context: BuildContext, *, revision: str, config_hash: str, dataset_version: str | None
+    context: BuildContext, *, revision: str, config_hash: str, dataset_version: str | None, promotion: str
 ) -> Manifest:
-    """Asks the suites' cases through the agent's own Service, after `revision` was promoted."""
+    """Asks the suites' cases through the agent's own Service, after `revision` was promoted.
+
+    `promotion`: when that was. It may be promoted once more, and its Job has the same name then.
+    """
     container = _container(
         context,
         names.COMPONENT_VALIDATE,
@@ -128,7 +131,7 @@ def build_validation_job(
         names.COMPONENT_VALIDATE,
         _job_spec(context, names.COMPONENT_VALIDATE, container, _VALIDATION_SECONDS, revision=revision),
         revision=revision,
-        annotations={names.ANNOTATION_SUITES: suites_digest(context)},
+        annotations={names.ANNOTATION_SUITES: suites_digest(context), names.ANNOTATION_PROMOTION: promotion},
     )
 
 

@@ -144,7 +144,7 @@ def _way_back(old: RevisionRef | None, new: RevisionRef | None) -> Iterator[Anno
     )
     yield Announcement(
         "WayBackChanged",
-        f"{old.revision} ({old.model_id}) was rejected by a person, or failed when it was tried again. {then}",
+        f"{old.revision} ({old.model_id}) was rejected by a person, or failed when tried again. {then}",
         "RuleOut",
         (old.revision, old.since),
         warning=new is None,

@@ -483,6 +483,20 @@ async def test_whether_the_volume_goes_with_its_agent_counts_in_a_spec_with_a_fa
     assert world.cluster.writes == []
 
 
+async def test_a_spec_with_a_fault_does_not_grow_the_volume(world: Simulation, spec: Spec) -> None:
+    """It never shrinks again, and its user has been told that nothing of the spec is in force."""
+    await world.serve(spec)
+    fault = {"podTemplate": {"spec": {"nodeSelector": {"$patch": "remove"}}}}
+    storage = {"volume": {"size": "2Ti"}}
+    world.apply_agent(spec | {"agent": spec["agent"] | fault, "storage": storage, "deletionPolicy": "Delete"})
+    await world.settle()
+
+    claim = world.cluster.get("PersistentVolumeClaim", "support-store")
+    assert claim is not None
+    assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi"
+    assert claim["metadata"]["ownerReferences"]
+
+
 @pytest.mark.parametrize("fault", [{"schedule": "0 0 30 2 *"}, {"timeZone": "Mars/Olympus"}])
 @pytest.mark.parametrize(
     ("part", "cron_job"), [("curation", "support-curate"), ("training", "support-finetune")]

@@ -559,3 +559,43 @@ async def test_scaling_does_not_give_a_stuck_restart_more_time(world: Simulation
 
     assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
     assert active(world) == BASE
+
+
+async def test_what_held_its_own_last_is_returned_to(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.promote("model-2", job="support-finetune-2")
+    world.pass_time(3600)
+    await apply(world, spec | {"rollout": {"pin": first}})
+    await roll_out(world)
+    assert rollout_of(world).step is RolloutStep.DONE
+
+    proven = [world.revision_status(name).proven_at for name in (first, second)]
+    assert proven == sorted(proven, key=str, reverse=True)
+
+
+async def test_an_operator_that_did_not_note_it_leaves_a_way_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    await world.promote()
+    for raw in world.cluster.all(names.REVISION_KIND):
+        raw["status"].pop("provenAt", None)
+        world.cluster.put(raw)
+    world.restart()
+    await world.settle()
+
+    assert all(world.revision_status(name).proven_at for name in world.revisions())
+
+
+async def test_a_validation_of_an_earlier_promotion_counts_for_nothing(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec)
+    name = names.validate_job(revision)
+    world.node.start_job("support", names.COMPONENT_VALIDATE, name)
+    raw = world.cluster.get("Job", name)
+    assert raw is not None
+    raw["metadata"]["annotations"] = {names.ANNOTATION_PROMOTION: "2025-01-01T00:00:00Z"}
+    world.cluster.put(raw)
+    await roll_out(world)
+
+    anew = world.cluster.get("Job", name)
+    assert anew is not None
+    assert anew["metadata"]["uid"] != raw["metadata"]["uid"]

@@ -75,9 +75,9 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     advance_restart,
     advance_bake,
     watch_promoted,
+    act_on_demand,  # before its Job is taken in: what a wish of before has left is told from it by that
     take_in_curation,
     take_in_training,
-    act_on_demand,
     nominate,
     end_trial,
     follow_trial,

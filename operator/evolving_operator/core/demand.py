@@ -6,6 +6,7 @@ from evolving_operator.api import names
 from evolving_operator.api.models import EvolvingAgentStatus
 from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.job import build_on_demand_job
+from evolving_operator.core.intake import is_newer
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import candidate_revision, evaluation, next_attempt
 from evolving_operator.core.situation import Situation
@@ -59,9 +60,11 @@ def why_refused(situation: Situation, run: str) -> str | None:
 
 
 def _why_not_again(situation: Situation, verb: str, run: str) -> str | None:
+    """A Job that was not taken in yet is of this very wish: it was cut short before the wish was noted."""
     name = build_on_demand_job(situation.context, verb, run)["metadata"]["name"]
-    job = situation.observed.jobs.get(name)
-    if job is None or job.finished is None or job.deleting:
+    job, status = situation.observed.jobs.get(name), situation.status
+    known = status.curation if verb == names.COMPONENT_CURATE else status.training
+    if job is None or job.finished is None or job.deleting or is_newer(job, known):
         return None
     return f"Job {name} has run for it, and is still there: another run has another number ({verb}:2)."
 

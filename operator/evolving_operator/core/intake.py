@@ -153,7 +153,7 @@ def _useless(situation: Situation, report: TrainingReport) -> Ending | None:
 def _news(situation: Situation, component: str, known: RunStatus | None) -> ObservedJob | None:
     """The run to take note of: the next finished one, or else one that has begun. None: nothing new."""
     jobs = [job for job in situation.observed.jobs.values() if job.component == component]
-    finished = [job for job in jobs if _is_newer(job, known)]
+    finished = [job for job in jobs if is_newer(job, known)]
     if finished:
         first = min(finished, key=lambda job: (job.finished, job.name))
         return first if has_ended(situation, first) else None
@@ -169,7 +169,7 @@ def _news(situation: Situation, component: str, known: RunStatus | None) -> Obse
     return None if is_known else latest
 
 
-def _is_newer(job: ObservedJob, known: RunStatus | None) -> bool:
+def is_newer(job: ObservedJob, known: RunStatus | None) -> bool:
     """Whether the Job ended later than every run that was taken in."""
     if job.finished is None:
         return False

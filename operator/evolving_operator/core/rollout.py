@@ -113,10 +113,11 @@ def _hold(situation: Situation, rollout: RolloutStatus) -> Because | None:
     refused = pods_refused(situation)
     if refused is not None:
         return Because(_PODS_REFUSED, refused)
-    if _has_it(situation):
+    is_refused = any(refusal.kind == "Deployment" for refusal in situation.observed.refusals)
+    if _is_applied(situation) or (_has_it(situation) and not is_refused):
         return None
     is_late = rollout.reason in _HELD or situation.timers.passed(after(rollout.since, _APPLY_SECONDS))
-    return Because(_NOT_APPLIED, "The Deployment does not ask for it yet.") if is_late else None
+    return Because(_NOT_APPLIED, "The Deployment is not yet as it is to be.") if is_late else None
 
 
 def _has_it(situation: Situation) -> bool:

@@ -12,6 +12,7 @@ from evolving_operator.api import names
 from evolving_operator.api.models import RevisionState, RolloutStep
 from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.cluster.kinds import OWNED
+from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
 
 Spec = dict[str, Any]
@@ -609,3 +610,23 @@ async def test_an_owner_that_somebody_took_away_is_put_back(world: Simulation, s
     for kind in ("Deployment", "Service", names.REVISION_KIND):
         for raw in world.cluster.all(kind):
             assert [owner["name"] for owner in raw["metadata"]["ownerReferences"]] == ["support"]
+
+
+async def test_a_run_that_ended_before_it_was_noted_is_not_refused(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.annotate("curate:1")
+    world.cluster.faults.append(Fault(at=0, error=Crash(), when="after", kind="Job"))
+    with pytest.raises(Crash):
+        await world.settle()
+    (job,) = world.jobs("curate")
+    world.pass_time(60)
+    world.node.finish_job(job, None, failed=("BackoffLimitExceeded", "no"))
+
+    world.restart()
+    await world.settle()
+    world.pass_time(31)
+    await world.settle()
+
+    assert world.status.last_run == "curate:1"
+    assert "RunRefused" not in world.events()
+    assert "CurationFailed" in world.events()

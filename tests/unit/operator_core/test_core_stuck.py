@@ -381,3 +381,28 @@ async def test_a_rolling_restart_has_its_own_deadline(world: Simulation, spec: S
     await world.settle()
     assert step_of(world) is RolloutStep.BAKE
     assert world.condition("Ready").status is ConditionStatus.TRUE
+
+
+async def test_no_model_is_blamed_for_an_edit_that_is_refused(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    apply = world.cluster.apply
+
+    async def refusing(manifest: Spec) -> Spec:
+        if manifest["kind"] == "Deployment":
+            raise Forbidden("deployments are frozen")
+        return await apply(manifest)
+
+    world.cluster.apply = refusing  # type: ignore[method-assign]
+    world.apply_agent(spec | {"agent": spec["agent"] | {"image": "example/agent:2"}})
+    for _ in range(20):
+        await world.settle()
+        world.pass_time(60)
+    assert step_of(world) is RolloutStep.RESTART
+
+    world.cluster.apply = apply  # type: ignore[method-assign]
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    assert step_of(world) is RolloutStep.BAKE

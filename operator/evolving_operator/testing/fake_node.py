@@ -68,6 +68,16 @@ class FakeNode:
         container = {**(status or {}), "restartCount": restarts}
         return self._pod(agent, raw, 99, ready=False, container=container, more=pod)
 
+    def lose_readiness(self, agent: str, since: datetime | None = None) -> None:
+        """No serving pod answers its probe any more; all of them run. Pods may tell since when."""
+        raw = self.deployment(agent)
+        raw["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
+        self.cluster.put(raw)
+        told = {} if since is None else {"lastTransitionTime": rfc3339(since)}
+        for pod in self.pods(agent, names.COMPONENT_AGENT):
+            pod["status"]["conditions"] = [{"type": "Ready", "status": "False", **told}]
+            self.cluster.put(pod)
+
     def exceed_deadline(self, agent: str) -> None:
         """The Deployment controller gives the rolling restart up."""
         message = "ReplicaSet has timed out progressing."

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import RevisionState
-from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.core.clock import rfc3339
-from evolving_operator.core.plan import Manifest
 from evolving_operator.testing.simulation import Simulation
+from support.refusing import refused
 
 Spec = dict[str, Any]
 CRASHING = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
@@ -272,9 +269,7 @@ async def test_its_time_counts_from_when_pods_can_know_of_it(world: Simulation, 
 
 async def test_no_step_of_it_ends_while_nobody_serves(world: Simulation, spec: Spec) -> None:
     await begin(world, spec)
-    deployment = world.node.deployment("support")
-    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
-    world.cluster.put(deployment)
+    world.node.lose_readiness("support")
     await world.settle()
     world.pass_time(3600)
     await world.settle()
@@ -295,13 +290,9 @@ async def test_a_candidate_that_takes_all_pods_down_again_and_again_is_given_up(
         world.node.roll_out("support")
         await world.settle()
         world.pass_time(10)
-        began = crashed(world)
+        world.node.lose_readiness("support")
         (pod,) = world.node.pods("support", "agent")
-        pod["status"]["containerStatuses"] = [{"name": "agent", "restartCount": restarts, **began}]
-        pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
-        deployment = world.node.deployment("support")
-        deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
-        world.cluster.put(deployment)
+        pod["status"]["containerStatuses"] = [{"name": "agent", "restartCount": restarts, **crashed(world)}]
         world.cluster.put(pod)
         await world.settle()
 
@@ -374,20 +365,3 @@ def crashed(world: Simulation) -> Spec:
     """A container in a crash loop, whose last run began now."""
     began = rfc3339(world.now)
     return {**CRASHING, "lastState": {"terminated": {"exitCode": 1, "startedAt": began, "finishedAt": began}}}
-
-
-@contextmanager
-def refused(world: Simulation, kind: str) -> Iterator[None]:
-    """The API server takes no object of this kind."""
-    apply = world.cluster.apply
-
-    async def refusing(manifest: Manifest) -> dict[str, Any]:
-        if manifest["kind"] == kind:
-            raise Forbidden(f"{kind}: exceeded quota")
-        return await apply(manifest)
-
-    world.cluster.apply = refusing  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        world.cluster.apply = apply  # type: ignore[method-assign]

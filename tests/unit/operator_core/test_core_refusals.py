@@ -14,6 +14,7 @@ from evolving_operator.cluster.errors import Forbidden, Invalid, NotServed
 from evolving_operator.core.plan import ObjectRef
 from evolving_operator.testing.fake_cluster import Fault
 from evolving_operator.testing.simulation import Simulation
+from support.refusing import refused
 
 Spec = dict[str, Any]
 
@@ -40,23 +41,15 @@ async def test_what_is_wanted_in_another_form_and_refused_again_was_never_well(
     steps = [{"percent": 10, "pauseSeconds": 300}]
     await world.serve(spec | {"rollout": {"canary": {"steps": steps}}})
     revision = await world.train()
-    apply = world.cluster.apply
+    with refused(world, "ConfigMap"):
+        await world.evaluate(revision, lower=2000)
+        assert world.condition("Degraded").reason == "Forbidden"
+        second = await world.train("model-2", job="support-finetune-2")
+        assert world.status.candidate is not None
+        assert world.status.candidate.revision == second
+        assert world.condition("Degraded").reason == "Forbidden"
+        assert world.events().count("Recovered") == 0
 
-    async def refusing(manifest: Spec) -> Spec:
-        if manifest["kind"] == "ConfigMap":
-            raise Forbidden("exceeded quota")
-        return await apply(manifest)
-
-    world.cluster.apply = refusing  # type: ignore[method-assign]
-    await world.evaluate(revision, lower=2000)
-    assert world.condition("Degraded").reason == "Forbidden"
-    second = await world.train("model-2", job="support-finetune-2")
-    assert world.status.candidate is not None
-    assert world.status.candidate.revision == second
-    assert world.condition("Degraded").reason == "Forbidden"
-    assert world.events().count("Recovered") == 0
-
-    world.cluster.apply = apply  # type: ignore[method-assign]
     world.pass_time(11)
     await world.settle()
     assert world.condition("Degraded").status is ConditionStatus.FALSE

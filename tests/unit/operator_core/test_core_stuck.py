@@ -12,6 +12,7 @@ from evolving_operator.api.models import ConditionStatus, RevisionState, Rollout
 from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, evaluation_report, training_report
+from support.refusing import refused
 
 Spec = dict[str, Any]
 PULL = {
@@ -214,7 +215,6 @@ async def test_a_spec_broken_while_a_revision_bakes_is_not_the_revisions_fault(
 async def test_a_validation_that_the_api_server_refuses_is_not_waited_for_for_ever(
     world: Simulation, spec: Spec
 ) -> None:
-    from evolving_operator.cluster.errors import Forbidden  # noqa: PLC0415 - next to its only use
 
     await world.serve(spec)
     revision = await world.train()
@@ -247,22 +247,14 @@ async def test_no_model_is_blamed_for_a_deployment_that_is_not_there(world: Simu
     """It is refused for long, or the operator was away in between."""
     await world.serve(spec)
     revision = await world.train()
-    apply = world.cluster.apply
+    with refused(world, "Deployment"):
+        await world.evaluate(revision, lower=2500)
+        for _ in range(30):
+            world.pass_time(60)
+            await world.settle()
+        assert step_of(world) is RolloutStep.RESTART
+        assert world.condition("Degraded").reason == "Forbidden"
 
-    async def refusing(manifest: Spec) -> Spec:
-        if manifest["kind"] == "Deployment":
-            raise Forbidden("deployments are frozen")
-        return await apply(manifest)
-
-    world.cluster.apply = refusing  # type: ignore[method-assign]
-    await world.evaluate(revision, lower=2500)
-    for _ in range(30):
-        world.pass_time(60)
-        await world.settle()
-    assert step_of(world) is RolloutStep.RESTART
-    assert world.condition("Degraded").reason == "Forbidden"
-
-    world.cluster.apply = apply  # type: ignore[method-assign]
     world.pass_time(60)
     await world.settle()
     world.node.roll_out("support")
@@ -296,23 +288,13 @@ async def test_a_restart_has_all_its_time_from_when_the_deployment_is_applied(
     assert step_of(world) is RolloutStep.ROLLED_BACK
 
 
-def lose_readiness(world: Simulation) -> None:
-    """No pod answers its probe any more; all of them run."""
-    deployment = world.node.deployment("support")
-    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
-    world.cluster.put(deployment)
-    for pod in world.node.pods("support", "agent"):
-        pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
-        world.cluster.put(pod)
-
-
 def degraded_reason(world: Simulation) -> str:
     return world.condition("Degraded").reason
 
 
 async def test_pods_that_are_not_ready_for_long_are_told_of(world: Simulation, spec: Spec) -> None:
     await world.serve(spec | {"rollout": {"progressDeadlineSeconds": 300}})
-    lose_readiness(world)
+    world.node.lose_readiness("support")
     await world.settle()
     world.pass_time(300)
     delay = await world.settle()
@@ -344,7 +326,7 @@ async def test_pods_have_their_time_once_what_was_known_to_be_wrong_is_mended(
     world: Simulation, spec: Spec
 ) -> None:
     await world.serve(spec)
-    lose_readiness(world)
+    world.node.lose_readiness("support")
     [first, *_] = world.node.pods("support", "agent")
     container = first["status"]["containerStatuses"][0]
     container["state"] = {"waiting": PULL}
@@ -367,7 +349,7 @@ async def test_pods_have_their_time_once_what_was_known_to_be_wrong_is_mended(
 
 async def test_a_rolling_restart_has_its_own_deadline(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
-    lose_readiness(world)
+    world.node.lose_readiness("support")
     await world.settle()
     world.pass_time(631)
     await world.settle()
@@ -387,21 +369,13 @@ async def test_no_model_is_blamed_for_an_edit_that_is_refused(world: Simulation,
     await world.serve(spec)
     revision = await world.train()
     await world.evaluate(revision, lower=2500)
-    apply = world.cluster.apply
-
-    async def refusing(manifest: Spec) -> Spec:
-        if manifest["kind"] == "Deployment":
-            raise Forbidden("deployments are frozen")
-        return await apply(manifest)
-
-    world.cluster.apply = refusing  # type: ignore[method-assign]
     world.apply_agent(spec | {"agent": spec["agent"] | {"image": "example/agent:2"}})
-    for _ in range(20):
-        await world.settle()
-        world.pass_time(60)
+    with refused(world, "Deployment"):
+        for _ in range(20):
+            await world.settle()
+            world.pass_time(60)
     assert step_of(world) is RolloutStep.RESTART
 
-    world.cluster.apply = apply  # type: ignore[method-assign]
     await world.settle()
     world.node.roll_out("support")
     await world.settle()

@@ -8,7 +8,6 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStatus, RolloutStep
-from evolving_operator.core.clock import rfc3339
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
@@ -388,9 +387,7 @@ async def test_an_attempt_of_the_future_is_not_waited_for(world: Simulation, spe
 async def test_what_is_dead_for_all_of_its_bake_goes_back(world: Simulation, spec: Spec) -> None:
     revision = await begin_rollout(world, spec)
     await roll_out(world)
-    deployment = world.node.deployment("support")
-    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
-    world.cluster.put(deployment)
+    world.node.lose_readiness("support")
     await world.settle()
 
     world.pass_time(599)
@@ -407,9 +404,7 @@ async def test_what_is_dead_for_all_of_its_bake_goes_back(world: Simulation, spe
 async def test_a_bake_does_not_end_while_nobody_serves(world: Simulation, spec: Spec) -> None:
     revision = await begin_rollout(world, spec | {"rollout": {"bakeSeconds": 60}})
     await roll_out(world)
-    deployment = world.node.deployment("support")
-    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
-    world.cluster.put(deployment)
+    world.node.lose_readiness("support")
     await world.validate(revision, score=8000)
     world.pass_time(120)
     await world.settle()
@@ -494,9 +489,7 @@ async def test_what_leads_nowhere_holds_nobody_up(world: Simulation, spec: Spec,
         await roll_out(world)
     world.decide(BASE, "Rejected")
     await world.settle()
-    deployment = world.node.deployment("support")
-    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
-    world.cluster.put(deployment)
+    world.node.lose_readiness("support")
     second = await world.train("model-2", job="support-finetune-2")
     world.pass_time(700)
     await world.settle()
@@ -527,26 +520,15 @@ async def test_a_bake_is_not_judged_by_what_was_told_before_the_operator_was_awa
 ) -> None:
     revision = await begin_rollout(world, spec)
     await roll_out(world)
-    dead(world)
+    world.node.lose_readiness("support")
     await world.settle()
     world.pass_time(3600)
-    dead(world, since=rfc3339(world.now))
+    world.node.lose_readiness("support", since=world.now)
     world.restart()
     await world.settle()
 
     assert rollout_of(world).step is RolloutStep.BAKE
     assert active(world) == revision
-
-
-def dead(world: Simulation, since: str | None = None) -> None:
-    """No pod is ready; since when, pods may say."""
-    deployment = world.node.deployment("support")
-    deployment["status"] |= {"readyReplicas": 0, "availableReplicas": 0}
-    world.cluster.put(deployment)
-    for pod in world.node.pods("support", names.COMPONENT_AGENT):
-        unready = {"type": "Ready", "status": "False"} | ({"lastTransitionTime": since} if since else {})
-        pod["status"]["conditions"] = [unready]
-        world.cluster.put(pod)
 
 
 async def test_scaling_does_not_give_a_stuck_restart_more_time(world: Simulation, spec: Spec) -> None:

@@ -36,7 +36,7 @@ from evolving_operator.core.children import (
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.conditions import Finding, merged
 from evolving_operator.core.debts import decide_debts
-from evolving_operator.core.demand import act_on_demand, why_refused
+from evolving_operator.core.demand import evaluate_on_demand, run_on_demand, why_refused
 from evolving_operator.core.intake import take_in_curation, take_in_training
 from evolving_operator.core.lineage import adopted_revisions, collected, missing_base, revision_statuses
 from evolving_operator.core.live_traffic import counting
@@ -75,9 +75,10 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     advance_restart,
     advance_bake,
     watch_promoted,
-    act_on_demand,  # before its Job is taken in: what a wish of before has left is told from it by that
+    run_on_demand,  # before its Job is taken in: what an earlier wish has left is told from it by that
     take_in_curation,
     take_in_training,
+    evaluate_on_demand,
     nominate,
     end_trial,
     follow_trial,

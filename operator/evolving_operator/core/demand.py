@@ -16,21 +16,34 @@ _JOBS = frozenset({names.COMPONENT_CURATE, names.COMPONENT_FINETUNE})
 _VERBS = _JOBS | {names.COMPONENT_EVALUATE}
 
 
-def act_on_demand(situation: Situation) -> Step | None:
+def run_on_demand(situation: Situation) -> Step | None:
     """Act once upon each value of the annotation; a run of the same kind under way is waited for."""
-    run = situation.observed.agent.run
-    if not run or run == situation.status.last_run:
-        return None
+    run = _wish(situation)
     verb = run.partition(":")[0]
+    if not run or verb == names.COMPONENT_EVALUATE:
+        return None
+    noted = situation.status.model_copy(update={"last_run": run})
+    return Step(noted) if why_refused(situation, run) is not None else _run_job(situation, verb, run, noted)
+
+
+def evaluate_on_demand(situation: Situation) -> Step | None:
+    """The same, of a candidate that has been taken in."""
+    run = _wish(situation)
+    if run.partition(":")[0] != names.COMPONENT_EVALUATE:
+        return None
     noted = situation.status.model_copy(update={"last_run": run})
     if why_refused(situation, run) is not None:
         return Step(noted)
-    if verb in _JOBS:
-        return _run_job(situation, verb, run, noted)
     current = evaluation(situation)
     if current is None:
         return Step(noted)
     return Step(noted.model_copy(update={"evaluation": next_attempt(current)}))
+
+
+def _wish(situation: Situation) -> str:
+    """What is asked for and was not acted upon yet; "" for nothing."""
+    run = situation.observed.agent.run or ""
+    return "" if run == situation.status.last_run else run
 
 
 def _run_job(situation: Situation, verb: str, run: str, noted: EvolvingAgentStatus) -> Step | None:
@@ -60,11 +73,14 @@ def why_refused(situation: Situation, run: str) -> str | None:
 
 
 def _why_not_again(situation: Situation, verb: str, run: str) -> str | None:
-    """A Job that was not taken in yet is of this very wish: it was cut short before the wish was noted."""
+    """A Job that nobody has taken note of is of this wish: it was cut short before the wish was noted."""
     name = build_on_demand_job(situation.context, verb, run)["metadata"]["name"]
     job, status = situation.observed.jobs.get(name), situation.status
     known = status.curation if verb == names.COMPONENT_CURATE else status.training
-    if job is None or job.finished is None or job.deleting or is_newer(job, known):
+    if job is None or job.finished is None or job.deleting:
+        return None
+    is_noted = known is not None and known.job == name
+    if is_newer(job, known) and not is_noted:
         return None
     return f"Job {name} has run for it, and is still there: another run has another number ({verb}:2)."
 

@@ -148,6 +148,8 @@ def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object
                 "rolled_back_at": rollout.since,
                 "rollback_reason": f"{rollout.reason}: {rollout.message}",
             }
+        if rollout.step is RolloutStep.RESTART:
+            return {"proven_at": None}  # it has to show once more that it comes up
         if rollout.step not in _SERVED or rollout.reason == NO_PODS:
             return {}
         if status.promoted_at is None or was_taken_back(status):

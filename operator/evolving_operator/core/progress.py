@@ -27,7 +27,7 @@ from evolving_operator.core.proof import (
     recorded_verdict,
     why_unmeasured,
 )
-from evolving_operator.core.serving import wanted_pods
+from evolving_operator.core.serving import is_awaited, wanted_pods
 from evolving_operator.core.situation import Situation
 
 _POD_GRACE = timedelta(seconds=60)
@@ -93,7 +93,7 @@ def evaluated(situation: Situation) -> Finding:
         return unknown("NotNeeded", f"{candidate.name} was approved by a person.")
     if situation.spec.suspend:
         return unknown("Suspended", "spec.suspend: the candidate is not evaluated.")
-    if situation.rollout_under_way:
+    if is_awaited(situation):
         return unknown("AwaitsRollout", f"{candidate.name} is evaluated when the present rollout has ended.")
     if current.retry_at is not None:
         again = f"{candidate.name} is evaluated again after {current.retry_at}."

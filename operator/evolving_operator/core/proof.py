@@ -24,6 +24,7 @@ from evolving_operator.core.clock import after, parse_time, rfc3339
 from evolving_operator.core.gate import Verdict, judge, judge_again, nothing_to_measure, unmeasured, weakest
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.runs import ending, has_ended
+from evolving_operator.core.serving import is_awaited
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
 
@@ -128,7 +129,7 @@ def evaluation_job(situation: Situation) -> Manifest | None:
         return None
     is_wanted = (
         not situation.spec.suspend
-        and not situation.rollout_under_way
+        and not is_awaited(situation)
         and revision.spec.decision is not Decision.REJECTED
         and not is_approved(situation, revision)
         and recorded_verdict(situation) is None

@@ -12,19 +12,22 @@ from __future__ import annotations
 
 from evolving_operator.api import names
 from evolving_operator.api.models import Decision, RolloutStatus, RolloutStep
-from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time, rfc3339
+from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time
 from evolving_operator.core.live_traffic import in_words, why_failing
 from evolving_operator.core.moves import at_step, is_ruled_out, moved, proven_before, ref_of, roll_back
 from evolving_operator.core.runs import has_ended
 from evolving_operator.core.serving import (
+    HELD,
     NO_PODS,
+    NOT_APPLIED,
+    PODS_REFUSED,
     awaits_pods,
     crash_loop,
     first_trouble,
-    nobody_serves,
+    is_dead,
     pods_refused,
     served_rollout,
-    unready_since,
+    somebody_serves,
     wanted_pods,
 )
 from evolving_operator.core.situation import Situation, applied_hash
@@ -38,8 +41,7 @@ from evolving_operator.core.validation import (
     why_unasked,
 )
 
-_PODS_REFUSED, _NOT_APPLIED, _GOES_ON = "PodsRefused", "NotApplied", "GoesOn"
-_HELD = frozenset({_PODS_REFUSED, _NOT_APPLIED})
+_GOES_ON = "GoesOn"
 _APPLY_SECONDS = 30  # until the Deployment is as it is to be, as a rule
 _NOBODY_SERVES = Because(NO_PODS, "There are no serving pods: they are watched once there are any.")
 
@@ -94,7 +96,7 @@ def advance_restart(situation: Situation) -> Step | None:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
         return at_step(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
     # It waits for as long as there can be no pods, and has all its time once there can.
-    hold, is_held = _hold(situation, rollout), rollout.reason in _HELD
+    hold, is_held = _hold(situation, rollout), rollout.reason in HELD
     if hold is not None and not is_held:
         return at_step(situation, RolloutStep.RESTART, hold)
     if hold is None and is_held:
@@ -112,12 +114,12 @@ def _hold(situation: Situation, rollout: RolloutStatus) -> Because | None:
     """What keeps the rolling restart from beginning, and is no revision's fault."""
     refused = pods_refused(situation)
     if refused is not None:
-        return Because(_PODS_REFUSED, refused)
+        return Because(PODS_REFUSED, refused)
     is_refused = any(refusal.kind == "Deployment" for refusal in situation.observed.refusals)
-    if _is_applied(situation) or (_has_it(situation) and not is_refused):
+    if _has_it(situation) and (_is_applied(situation) or not is_refused):
         return None
-    is_late = rollout.reason in _HELD or situation.timers.passed(after(rollout.since, _APPLY_SECONDS))
-    return Because(_NOT_APPLIED, "The Deployment is not yet as it is to be.") if is_late else None
+    is_late = rollout.reason in HELD or situation.timers.passed(after(rollout.since, _APPLY_SECONDS))
+    return Because(NOT_APPLIED, "The Deployment is not yet as it is to be.") if is_late else None
 
 
 def _has_it(situation: Situation) -> bool:
@@ -169,7 +171,7 @@ def advance_bake(situation: Situation) -> Step | None:
         if dropped is not None:
             return roll_back(situation, dropped) or at_step(situation, RolloutStep.DONE, dropped)
     baked = after(rollout.since, situation.spec.rollout.bake_seconds)
-    if not situation.timers.passed(baked) or nobody_serves(situation):
+    if not situation.timers.passed(baked) or not somebody_serves(situation):
         return None
     outcome = validation_outcome(situation, rollout, job)
     told = Because(outcome.reason, outcome.message + in_words(situation))
@@ -178,11 +180,9 @@ def advance_bake(situation: Situation) -> Step | None:
 
 def _why_dead(situation: Situation) -> Because | None:
     """No pod that serves it has been ready for as long as a rolling restart may take."""
-    since, seconds = unready_since(situation), situation.spec.rollout.progress_deadline_seconds
-    if since is None or not nobody_serves(situation) or pods_refused(situation):
+    if not is_dead(situation):
         return None
-    if not situation.timers.passed(after(rfc3339(since), seconds)):
-        return None
+    seconds = situation.spec.rollout.progress_deadline_seconds
     return Because("PodsNotReady", f"No serving pod has been ready for {seconds} s.")
 
 

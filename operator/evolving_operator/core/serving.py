@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 
 from evolving_operator.api.models import ConditionStatus, RolloutStatus, RolloutStep
-from evolving_operator.core.clock import after, parse_time
+from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time, rfc3339
 from evolving_operator.core.conditions import condition
 from evolving_operator.core.observed import Trouble
 from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
 from evolving_operator.core.step import Because
 
+# Why a rolling restart waits, for as long as it lasts, and its deadline with it.
+PODS_REFUSED, NOT_APPLIED = "PodsRefused", "NotApplied"
+HELD = frozenset({PODS_REFUSED, NOT_APPLIED})
 NO_PODS = "ScaledToZero"  # the reason of a rollout to no pod at all
 
 
@@ -93,9 +96,18 @@ def is_awaited(situation: Situation) -> bool:
 
 def _leads_nowhere(situation: Situation, rollout: RolloutStatus) -> bool:
     if rollout.step is RolloutStep.BAKE:
-        return nobody_serves(situation)
+        return is_dead(situation)
     seconds = situation.spec.rollout.progress_deadline_seconds
-    return never_served(situation) or situation.timers.passed(after(rollout.since, seconds))
+    is_late = rollout.reason not in HELD and situation.timers.passed(after(rollout.since, seconds))
+    return never_served(situation) or is_late
+
+
+def is_dead(situation: Situation) -> bool:
+    """Whether no pod has been ready for as long as a rolling restart may take, though pods can be created."""
+    since, seconds = unready_since(situation), situation.spec.rollout.progress_deadline_seconds
+    if since is None or not nobody_serves(situation) or pods_refused(situation):
+        return False
+    return situation.timers.passed(after(rfc3339(since), seconds))
 
 
 def unready_since(situation: Situation) -> datetime | None:
@@ -103,5 +115,10 @@ def unready_since(situation: Situation) -> datetime | None:
     ready = condition(situation.status.conditions, "Ready")
     if ready is None or ready.status is not ConditionStatus.FALSE:
         return None
-    told = [pod.unready_since for pod in situation.serving_pods if pod.unready_since is not None]
+    # One that was never ready has not lost it: it says since when it is there.
+    told = [
+        pod.unready_since
+        for pod in situation.serving_pods
+        if pod.unready_since is not None and pod.unready_since > pod.created + CLOCKS_DIFFER
+    ]
     return max([parse_time(ready.last_transition_time), *told])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
-from evolving_operator.api.models import CanaryStep, RevisionRef, RolloutStatus, RolloutStep
+from evolving_operator.api.models import CanaryStep, ConditionStatus, RevisionRef, RolloutStatus, RolloutStep
 from evolving_operator.core.children import traffic
-from evolving_operator.core.clock import after
+from evolving_operator.core.clock import after, parse_time, rfc3339
+from evolving_operator.core.conditions import condition
 from evolving_operator.core.live_traffic import shadowed
 from evolving_operator.core.serving import somebody_serves
 from evolving_operator.core.situation import Situation
@@ -24,9 +26,9 @@ def is_as_asked_for(situation: Situation, trial: RolloutStatus) -> bool:
 
 
 def follow_trial(situation: Situation) -> Step | None:
-    """A trial's time counts from when pods serve and find their share in the ConfigMap.
+    """A trial's time counts from when pods find their share in the ConfigMap, and while somebody serves.
 
-    Pods that come and go meanwhile do not begin it anew: what brings them down would never be found out.
+    Pods that come and go do not begin it anew: what brings them down would never be found out.
     """
     trial = situation.trial
     if trial is None:
@@ -34,10 +36,18 @@ def follow_trial(situation: Situation) -> Step | None:
     is_told, has_started = _is_told(situation), trial.reason != _starting(trial.step)
     may_go_on = is_told and (has_started or somebody_serves(situation))
     reason = _started(trial.step) if may_go_on else _starting(trial.step)
-    if trial.reason == reason:
-        return None
-    begun = trial.model_copy(update={"reason": reason, "since": situation.timestamp})
-    return Step(situation.status.model_copy(update={"rollout": begun}))
+    since = situation.timestamp if trial.reason != reason else _without_outage(situation, trial)
+    followed = trial.updated(reason=reason, since=since)
+    return None if followed == trial else Step(situation.status.model_copy(update={"rollout": followed}))
+
+
+def _without_outage(situation: Situation, trial: RolloutStatus) -> str:
+    """When it began, reckoned without the time in which nobody served that has just ended."""
+    ready = condition(situation.status.conditions, "Ready")
+    if ready is None or ready.status is not ConditionStatus.FALSE or not somebody_serves(situation):
+        return trial.since
+    began = max(parse_time(ready.last_transition_time), parse_time(trial.since))
+    return rfc3339(parse_time(trial.since) + max(situation.now - began, timedelta(0)))
 
 
 def _is_told(situation: Situation) -> bool:

@@ -11,6 +11,7 @@ from evolving_operator.core.clock import after
 from evolving_operator.core.gate import cases_of
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.proof import is_measurable
+from evolving_operator.core.serving import somebody_serves
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because
 
@@ -20,10 +21,10 @@ _REFUSED_VALIDATION_SECONDS = 300
 
 def validation_job(situation: Situation) -> Manifest | None:
     """The Job that asks the served revision the suites' questions, to be created now."""
-    rollout, active, stamp = situation.status.rollout, situation.status.active, situation.active_hash
-    if rollout is None or rollout.step is not RolloutStep.BAKE or situation.held:
+    rollout, stamp = situation.status.rollout, situation.active_hash
+    if rollout is None or rollout.step is not RolloutStep.BAKE or situation.held or stamp is None:
         return None
-    if active is None or stamp is None:
+    if not somebody_serves(situation):
         return None
     if not is_validated(situation, rollout) or validation_job_of(situation, rollout) is not None:
         return None
@@ -32,8 +33,14 @@ def validation_job(situation: Situation) -> Manifest | None:
         revision=rollout.revision,
         config_hash=stamp,
         dataset_version=_dataset_version(situation, rollout),
-        promotion=active.since,
+        promotion=_promotion(situation, rollout),
     )
+
+
+def _promotion(situation: Situation, rollout: RolloutStatus) -> str:
+    """What a validation is part of: when its revision was promoted, and the pods that it asks."""
+    active = situation.status.active
+    return f"{active.since if active is not None else ''} {rollout.template}"
 
 
 def is_outdated(situation: Situation, job: ObservedJob) -> bool:
@@ -41,8 +48,9 @@ def is_outdated(situation: Situation, job: ObservedJob) -> bool:
 
     It goes, and comes anew.
     """
-    active = situation.status.active
-    if active is not None and job.promotion not in (None, active.since):
+    rollout = situation.status.rollout
+    is_baking = rollout is not None and rollout.step is RolloutStep.BAKE
+    if rollout is not None and is_baking and job.promotion not in (None, _promotion(situation, rollout)):
         return True
     is_current = job.config_hash in (None, situation.active_hash) and job.suites in (
         None,

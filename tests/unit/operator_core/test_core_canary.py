@@ -267,7 +267,7 @@ async def test_its_time_counts_from_when_pods_can_know_of_it(world: Simulation, 
     assert place(world) == ("Canary", 50)
 
 
-async def test_no_step_of_it_ends_while_nobody_serves(world: Simulation, spec: Spec) -> None:
+async def test_its_time_does_not_run_while_nobody_serves(world: Simulation, spec: Spec) -> None:
     await begin(world, spec)
     world.node.lose_readiness("support")
     await world.settle()
@@ -276,6 +276,11 @@ async def test_no_step_of_it_ends_while_nobody_serves(world: Simulation, spec: S
     assert place(world) == ("Canary", 10)
 
     world.node.roll_out("support")
+    await world.settle()
+    world.pass_time(299)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+    world.pass_time(1)
     await world.settle()
     assert place(world) == ("Canary", 50)
 

@@ -630,3 +630,14 @@ async def test_a_run_that_ended_before_it_was_noted_is_not_refused(world: Simula
     assert world.status.last_run == "curate:1"
     assert "RunRefused" not in world.events()
     assert "CurationFailed" in world.events()
+
+
+async def test_an_evaluation_on_demand_is_of_what_was_just_trained(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-1")
+    world.node.finish_job("support-finetune-1", training_report(MODEL))
+    world.annotate("evaluate:1")
+    await world.settle()
+
+    assert world.status.last_run == "evaluate:1"
+    assert "RunRefused" not in world.events()

@@ -581,3 +581,61 @@ async def test_a_validation_of_an_earlier_promotion_counts_for_nothing(world: Si
     anew = world.cluster.get("Job", name)
     assert anew is not None
     assert anew["metadata"]["uid"] != raw["metadata"]["uid"]
+
+
+async def test_an_edit_of_the_pods_in_a_bake_is_validated_anew(world: Simulation, spec: Spec) -> None:
+    """What asked while they restarted measured something else."""
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    await apply(world, spec | {"agent": spec["agent"] | {"image": "example/agent:2"}})
+    await world.validate(revision, score=100)
+    await roll_out(world)
+
+    assert active(world) == revision
+    assert not world.is_finished(names.validate_job(revision))
+
+
+async def test_one_blip_pushes_no_bake_aside(world: Simulation, spec: Spec) -> None:
+    """Its way back was rejected, and another revision waits."""
+    first = await begin_rollout(world, spec | {"rollout": {"bakeSeconds": 3600}})
+    await roll_out(world)
+    world.decide(BASE, "Rejected")
+    second = await world.train("model-2", job="support-finetune-2")
+    world.decide(second, "Approved")
+    await world.settle()
+    world.node.lose_readiness("support")
+    await world.settle()
+    assert active(world) == first
+
+    world.pass_time(601)
+    await world.settle()
+    assert active(world) == second
+
+
+async def test_what_a_quota_holds_is_not_pushed_aside(world: Simulation, spec: Spec) -> None:
+    first = await begin_rollout(world, spec)
+    world.decide(BASE, "Rejected")
+    world.node.stick("support")
+    world.node.refuse_pods("support", "exceeded quota")
+    await world.settle()
+    second = await world.train("model-2", job="support-finetune-2")
+    world.decide(second, "Approved")
+    world.pass_time(3600)
+    await world.settle()
+
+    assert active(world) == first
+
+
+async def test_pods_that_are_replaced_are_dead_as_long_as_nobody_serves(
+    world: Simulation, spec: Spec
+) -> None:
+    await begin_rollout(world, spec)
+    await roll_out(world)
+    for _ in range(3):
+        world.node.roll_out("support")  # new pods, of now
+        world.node.lose_readiness("support", since=world.now)
+        await world.settle()
+        world.pass_time(300)
+    await world.settle()
+
+    assert active(world) == BASE

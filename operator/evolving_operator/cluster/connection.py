@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,9 @@ class Connection:
         kopf repeats a request whose connection breaks, ever less often. A wish of the server's to be left
         alone it would heed whatever it is: for a day, or for what is no number. And where credentials are
         refused it would ask for others, without pause. So both are broken connections to it, and so is a
-        redirection, which it would follow to wherever it leads. Nor does it
-        pause where the server ends each watch as soon as it begins. What it is answered, it does not tell
-        us where that is nothing: `kopfs` is told, of a session for kopf.
+        redirection, which it would follow to wherever it leads. Nor does it pause where the server ends each
+        watch as soon as it begins. What it is answered, it does not tell us where that is nothing: `kopfs`
+        is told, of a session for kopf.
         """
         is_tls = self.server.startswith("https")
         return aiohttp.ClientSession(
@@ -140,10 +141,14 @@ class Connection:
             middlewares=(self._authorize,) if kopfs is None else (_ForKopf(kopfs), self._authorize),
         )
 
+    @cached_property
+    def _origin(self) -> URL:
+        return URL(self.server).origin()
+
     async def _authorize(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        is_the_servers = request.url.origin() == URL(self.server).origin()
+        is_the_servers = request.url.origin() == self._origin
         if is_the_servers and (header := await self.credentials.authorization()) is not None:
             request.headers["Authorization"] = header
         response = await handler(request)

@@ -61,9 +61,11 @@ def awaits_settled_pods(situation: Situation, revision: ObservedRevision) -> boo
     What is broken already would be taken for its fault, and nobody is tried where nobody serves. Nobody waits
     for a model that never served; nor does a person's word, which may be the cure, unless there is a trial.
     """
+    if never_served(situation):
+        return False
     is_tried = situation.spec.rollout.shadow is not None or situation.spec.rollout.canary is not None
-    if situation.settled or never_served(situation):
-        return is_tried and not never_served(situation) and not somebody_serves(situation)
+    if situation.settled:
+        return is_tried and not somebody_serves(situation)
     return is_tried or not is_approved(situation, revision)
 
 

@@ -113,12 +113,9 @@ def _store_claim(situation: Situation) -> Manifest | None:
 
 def kept_claim(situation: Situation) -> Iterator[Apply]:
     """The claim alone, as large as it was asked for: whether it goes with the agent counts in any case."""
-    live = situation.observed.children.get((_CLAIM, names.store_claim(situation.agent)))
-    if situation.spec.storage.claim is None or live is None or live.asked is None:
-        return
-    sets_size = owns(live.owned, *_SIZE)
-    claim = build_store_claim(situation.context, asked=live.asked, sets_size=sets_size)
-    yield from needed_applies(situation, (claim,), {})
+    claim = _claim_as_asked(situation)
+    if claim is not None:
+        yield from needed_applies(situation, (claim,), {})
 
 
 def _is_grown(situation: Situation, size: str) -> bool:
@@ -127,14 +124,10 @@ def _is_grown(situation: Situation, size: str) -> bool:
     return live is not None and live.asked in (None, size) and not owns(live.owned, *_SIZE)
 
 
-def _claim_of_its_size(situation: Situation) -> Manifest | None:
-    """The volume claim with the size that it has: what else the spec says of it counts all the same.
-
-    Whether it goes with the agent, above all. None where the spec asks for that size, or it is not known.
-    """
-    volume = situation.spec.storage.claim
+def _claim_as_asked(situation: Situation) -> Manifest | None:
+    """The volume claim, as large as was last asked for; None where there is none, or that is not known."""
     live = situation.observed.children.get((_CLAIM, names.store_claim(situation.agent)))
-    if volume is None or live is None or live.asked in (None, volume.size):
+    if situation.spec.storage.claim is None or live is None or live.asked is None:
         return None
     return build_store_claim(situation.context, asked=live.asked, sets_size=owns(live.owned, *_SIZE))
 
@@ -205,7 +198,9 @@ def needed_applies(situation: Situation, wanted: Sequence[Manifest], drift: Drif
             unreadable = {"Deployment"}  # its pods would look for a configuration that is not there
         if is_left or waits or is_refused(situation, manifest):
             continue
-        otherwise = _claim_of_its_size(situation) if key[0] == _CLAIM else None
+        # Of a claim whose size is refused, all else counts: whether it goes with the agent, above all.
+        otherwise = _claim_as_asked(situation) if key[0] == _CLAIM else None
+        otherwise = None if otherwise == manifest else otherwise
         yield Apply(manifest, corrects=lost, is_required=is_config, is_new=live is None, otherwise=otherwise)
 
 

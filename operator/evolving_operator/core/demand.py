@@ -47,13 +47,13 @@ def _wish(situation: Situation) -> str:
 
 
 def _run_job(situation: Situation, verb: str, run: str, noted: EvolvingAgentStatus) -> Step | None:
-    job = build_on_demand_job(situation.context, verb, run)
-    own = situation.observed.jobs.get(job["metadata"]["name"])
+    name = names.on_demand_job(situation.agent, verb, run)
+    own = situation.observed.jobs.get(name)
     if own is not None:
         return None if own.deleting else Step(noted)
-    if _is_running(situation, verb) or job["metadata"]["name"] in situation.observed.left:
+    if _is_running(situation, verb) or name in situation.observed.left:
         return None
-    return Step(noted, before=(Create(job),))
+    return Step(noted, before=(Create(build_on_demand_job(situation.context, verb, run)),))
 
 
 def why_refused(situation: Situation, run: str) -> str | None:
@@ -74,7 +74,7 @@ def why_refused(situation: Situation, run: str) -> str | None:
 
 def _why_not_again(situation: Situation, verb: str, run: str) -> str | None:
     """A Job that nobody has taken note of is of this wish: it was cut short before the wish was noted."""
-    name = build_on_demand_job(situation.context, verb, run)["metadata"]["name"]
+    name = names.on_demand_job(situation.agent, verb, run)
     job, status = situation.observed.jobs.get(name), situation.status
     known = status.curation if verb == names.COMPONENT_CURATE else status.training
     if job is None or job.finished is None or job.deleting:

@@ -17,7 +17,13 @@ from evolving_operator.core.observed import InvalidField, ObservedDeployment, Ob
 from evolving_operator.core.pod_problems import is_told, told_by_pods
 from evolving_operator.core.rollout import why_stuck
 from evolving_operator.core.schedule import schedule_fault
-from evolving_operator.core.serving import never_served, pods_refused, unready_since, wanted_pods
+from evolving_operator.core.serving import (
+    never_served,
+    nobody_serves,
+    pods_refused,
+    unready_since,
+    wanted_pods,
+)
 from evolving_operator.core.situation import Situation
 
 _NO_IMAGE = frozenset(
@@ -128,8 +134,11 @@ def unread(fault: InvalidField) -> Finding:
     """Of a spec that cannot be taken up: what serves goes on as it was."""
     if fault.reason == _OPERATOR_ERROR:
         return true(fault.reason, f"{fault.field}: {fault.message}")
-    told = f"{fault.field}: {fault.message.rstrip('.')}"
-    return true(fault.reason, f"{told}. Until then nothing of the spec is in force but deletionPolicy.")
+    return _until_mended(fault, "nothing of the spec is in force but deletionPolicy.")
+
+
+def _until_mended(fault: InvalidField, what: str) -> Finding:
+    return true(fault.reason, f"{fault.field}: {fault.message.rstrip('.')}. Until then {what}")
 
 
 def operator_error(error: Exception) -> InvalidField:
@@ -146,8 +155,7 @@ def _invalid_schedule(situation: Situation) -> Finding | None:
             continue
         fault = schedule_fault(field, part.schedule, part.time_zone, situation.now)
         if fault is not None:
-            told = f"{fault.field}: {fault.message.rstrip('.')}"
-            return true(fault.reason, f"{told}. Until then its CronJob is suspended: no run begins.")
+            return _until_mended(fault, "its CronJob is suspended: no run begins.")
     return None
 
 
@@ -324,8 +332,8 @@ def _stuck_rollout(situation: Situation) -> Finding | None:
 
 def _pods_not_ready(situation: Situation) -> Finding | None:
     """No pod has been ready for as long as a rollout may take, and nothing tells why."""
-    deployment, rollout = situation.observed.deployment, situation.status.rollout
-    if deployment is None or deployment.ready > 0 or (wanted := wanted_pods(situation)) == 0:
+    rollout = situation.status.rollout
+    if situation.observed.deployment is None or not nobody_serves(situation):
         return None
     if rollout is not None and rollout.step is RolloutStep.RESTART:
         return None  # it has its own deadline
@@ -337,8 +345,8 @@ def _pods_not_ready(situation: Situation) -> Finding | None:
     logs = "" if pod is None else f" and `kubectl logs {pod}`"
     return true(
         _PODS_NOT_READY,
-        f"None of {wanted} serving pods has been ready for more than {seconds} s, and nothing tells why: see "
-        f"`kubectl describe {where}{logs}.",
+        f"None of {wanted_pods(situation)} serving pods has been ready for more than {seconds} s, and "
+        f"nothing tells why: see `kubectl describe {where}{logs}.",
     )
 
 

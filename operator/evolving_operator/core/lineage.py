@@ -84,10 +84,8 @@ def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:
 def _status_of(situation: Situation, revision: ObservedRevision) -> AgentRevisionStatus | None:
     """None for a revision that nothing refers to yet: what created it was cut short, and will come back."""
     status, training = revision.status, situation.status.training
-    is_known = status.state is not None or revision.name in (
-        situation.status.base,
-        training and training.revision,
-    )
+    referred_to = {situation.status.base, training.revision if training is not None else None}
+    is_known = status.state is not None or revision.name in referred_to
     if not is_known and _place(situation, revision) is None:
         return None
     update: dict[str, object] = {}

@@ -138,7 +138,7 @@ class ObservedJob:
     base: str | None = None  # the model that a training starts from
     run: str = ""  # the annotation that it was asked for by, if it was
     suites: str | None = None  # `names.ANNOTATION_SUITES`
-    promotion: str | None = None  # of a validation: when what it asks was promoted
+    promotion: str | None = None  # `names.ANNOTATION_PROMOTION`
     owners: frozenset[str] = frozenset()  # UIDs of what it goes with
     deleting: bool = False
 

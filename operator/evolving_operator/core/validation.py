@@ -24,9 +24,11 @@ def validation_job(situation: Situation) -> Manifest | None:
     rollout, stamp = situation.status.rollout, situation.active_hash
     if rollout is None or rollout.step is not RolloutStep.BAKE or situation.held or stamp is None:
         return None
-    if not somebody_serves(situation):
-        return None
-    if not is_validated(situation, rollout) or validation_job_of(situation, rollout) is not None:
+    if (
+        not somebody_serves(situation)
+        or not is_validated(situation, rollout)
+        or validation_job_of(situation, rollout) is not None
+    ):
         return None
     return build_validation_job(
         situation.context,
@@ -49,14 +51,16 @@ def is_outdated(situation: Situation, job: ObservedJob) -> bool:
     It goes, and comes anew.
     """
     rollout = situation.status.rollout
-    is_baking = rollout is not None and rollout.step is RolloutStep.BAKE
-    if rollout is not None and is_baking and job.promotion not in (None, _promotion(situation, rollout)):
-        return True
+    is_earlier = (
+        rollout is not None
+        and rollout.step is RolloutStep.BAKE
+        and job.promotion not in (None, _promotion(situation, rollout))
+    )
     is_current = job.config_hash in (None, situation.active_hash) and job.suites in (
         None,
         suites_digest(situation.context),
     )
-    return job.deleting or not is_current
+    return job.deleting or is_earlier or not is_current
 
 
 def why_unasked(situation: Situation, rollout: RolloutStatus) -> Because | None:

@@ -48,6 +48,15 @@ async def begin(world: Simulation, spec: Spec) -> str:
     return revision
 
 
+async def expect_the_whole_first_step(world: Simulation) -> None:
+    world.pass_time(299)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+    world.pass_time(1)
+    await world.settle()
+    assert place(world) == ("Canary", 50)
+
+
 async def test_its_share_grows_step_by_step_and_then_all_pods_are_replaced(
     world: Simulation, spec: Spec
 ) -> None:
@@ -62,12 +71,7 @@ async def test_its_share_grows_step_by_step_and_then_all_pods_are_replaced(
     assert world.condition("Promoted").reason == "CanaryRunning"
     assert world.condition("Progressing").reason == "CanaryRunning"
 
-    world.pass_time(299)
-    await world.settle()
-    assert place(world) == ("Canary", 10)
-    world.pass_time(1)
-    await world.settle()
-    assert place(world) == ("Canary", 50)
+    await expect_the_whole_first_step(world)
     assert traffic(world)["canary"]["percent"] == 50
 
     world.pass_time(600)
@@ -259,12 +263,7 @@ async def test_its_time_counts_from_when_pods_can_know_of_it(world: Simulation, 
     world.pass_time(60)
     await world.settle()
     assert traffic(world)["canary"]["percent"] == 10
-    world.pass_time(299)
-    await world.settle()
-    assert place(world) == ("Canary", 10)
-    world.pass_time(1)
-    await world.settle()
-    assert place(world) == ("Canary", 50)
+    await expect_the_whole_first_step(world)
 
 
 async def test_its_time_does_not_run_while_nobody_serves(world: Simulation, spec: Spec) -> None:
@@ -277,12 +276,7 @@ async def test_its_time_does_not_run_while_nobody_serves(world: Simulation, spec
 
     world.node.roll_out("support")
     await world.settle()
-    world.pass_time(299)
-    await world.settle()
-    assert place(world) == ("Canary", 10)
-    world.pass_time(1)
-    await world.settle()
-    assert place(world) == ("Canary", 50)
+    await expect_the_whole_first_step(world)
 
 
 async def test_a_candidate_that_takes_all_pods_down_again_and_again_is_given_up(

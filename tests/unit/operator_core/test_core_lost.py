@@ -414,6 +414,15 @@ async def test_revisions_that_an_agent_has_left_without_an_owner_go_with_the_nex
     assert world.revisions() == []
 
 
+def restore(world: Simulation, revision: str, *, status: Spec) -> None:
+    """From a backup: another object of the same spec, of the first generation."""
+    raw = world.cluster.get(names.REVISION_KIND, revision)
+    assert raw is not None
+    world.cluster.remove(names.REVISION_KIND, revision)
+    metadata = {key: raw["metadata"][key] for key in ("name", "namespace", "ownerReferences")}
+    world.cluster.put(raw | {"metadata": metadata, "status": status})
+
+
 async def test_what_a_backup_says_was_approved_is_nobodys_word(world: Simulation, spec: Spec) -> None:
     """It keeps specs: what was approved long ago may have been taken back since."""
     await world.serve(spec)
@@ -426,11 +435,8 @@ async def test_what_a_backup_says_was_approved_is_nobodys_word(world: Simulation
     await world.validate(revision, score=100)
     assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
 
-    restored = [raw | {"status": {}} for raw in world.cluster.all(names.REVISION_KIND)]
-    for raw in restored:
-        world.cluster.remove(names.REVISION_KIND, raw["metadata"]["name"])
-        raw["metadata"] = {key: raw["metadata"][key] for key in ("name", "namespace", "ownerReferences")}
-        world.cluster.put(raw)
+    for name in world.revisions():
+        restore(world, name, status={})
     lose_status(world)
     await world.settle()
     world.node.roll_out("support")
@@ -452,11 +458,8 @@ async def test_an_approval_counts_though_a_backup_has_set_generations_back(
     for decision in ("Rejected", "Auto", "Rejected"):
         world.decide(revision, decision)
         await world.settle()
-    raw = world.cluster.get(names.REVISION_KIND, revision)
-    assert raw is not None
-    world.cluster.remove(names.REVISION_KIND, revision)
-    metadata = {key: raw["metadata"][key] for key in ("name", "namespace", "ownerReferences")}
-    world.cluster.put(raw | {"metadata": metadata, "status": raw["status"] | {"decidedGeneration": 5}})
+    kept = world.revision_status(revision).to_wire()
+    restore(world, revision, status=kept | {"decidedGeneration": 5})
     await world.settle()
 
     world.decide(revision, "Approved")

@@ -113,7 +113,7 @@ def build_validation_job(
 ) -> Manifest:
     """Asks the suites' cases through the agent's own Service, after `revision` was promoted.
 
-    `promotion`: when that was. It may be promoted once more, and its Job has the same name then.
+    `promotion` tells that one, and its pods, from another: the Job of each has the same name.
     """
     container = _container(
         context,

@@ -92,15 +92,13 @@ class ScriptedApiServer:
             return await self._write(request, kind)
         if request.query.get("watch"):
             return await self._watch(request, kind)
-        if kind == LEASE and request.path.endswith("/leases"):
-            items = [] if self.lease is None else [self.lease]
-        elif kind == LEASE:
-            code, name = 404 if self.lease is None else 200, request.path.rpartition("/")[2]
-            gone = {"kind": "Status", "code": 404, "reason": "NotFound", "details": {"name": name}}
-            return web.json_response(self.lease or gone, status=code)
-        else:
-            self.lists_of_agents += kind == AGENT
-            items = self.agents if kind == AGENT else []
+        return self._read(request.path, kind)
+
+    def _read(self, path: str, kind: Kind) -> web.Response:
+        items = self.agents if kind == AGENT else [self.lease] if kind == LEASE and self.lease else []
+        if not path.endswith(f"/{kind.plural}"):
+            return _one(path, items)
+        self.lists_of_agents += kind == AGENT
         metadata = {"resourceVersion": str(self.version)}
         return web.json_response(
             {
@@ -177,3 +175,12 @@ class ScriptedApiServer:
             return response
         finally:
             self._watchers[kind.plural].remove(queue)
+
+
+def _one(path: str, known: list[Raw]) -> web.Response:
+    name = path.rpartition("/")[2]
+    for raw in known:
+        if raw["metadata"]["name"] == name:
+            return web.json_response(raw)
+    gone = {"kind": "Status", "code": 404, "reason": "NotFound", "details": {"name": name}}
+    return web.json_response(gone, status=404)

@@ -580,6 +580,9 @@ class RolloutStatus(Document):
     )
     percent: int | None = Field(default=None, description="The candidate's share in a shadow or a canary.")
     since: Timestamp = Field(description="When this step began.")
+    paused_at: Timestamp | None = Field(
+        default=None, description="Since when no pod serves, in a shadow or a canary: its time stands still."
+    )
     template: str | None = Field(
         default=None,
         description="Hash of the pod template that the step is about: when the spec changes it, the step's "

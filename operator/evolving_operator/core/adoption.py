@@ -58,8 +58,8 @@ def base_revision_manifest(situation: Situation) -> Manifest:
 def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentStatus:
     """What the revisions tell, for an agent whose own status was lost (restored from a backup).
 
-    One that had not yet come to all pods is on its way once more, so that it can still go back; one that was
-    being validated, is so again. Verdicts are made anew: nothing tells any more which evaluation counted.
+    One that had not yet held its own is on its way once more, so that it can still go back. Verdicts are
+    made anew: nothing tells any more which evaluation counted.
     """
     previous = _last_known(situation, RevisionState.PREVIOUS)
     candidate = _last_known(situation, RevisionState.CANDIDATE)
@@ -91,9 +91,8 @@ def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentSt
 
 
 def _last_step(status: AgentRevisionStatus) -> RolloutStep:
-    if status.promoted_at is None:
-        return RolloutStep.RESTART
-    return RolloutStep.BAKE if status.proven_at is None else RolloutStep.DONE
+    """That it has served before tells nothing of its pods now. A restart ends where they are all there."""
+    return RolloutStep.RESTART if status.proven_at is None else RolloutStep.DONE
 
 
 def _last_known(situation: Situation, state: RevisionState) -> ObservedRevision | None:

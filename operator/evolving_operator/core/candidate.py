@@ -24,7 +24,7 @@ from evolving_operator.core.moves import (
 )
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import candidate_revision, recorded_verdict, verdict_status
-from evolving_operator.core.serving import crash_loop, is_awaited, never_served, somebody_serves, wanted_pods
+from evolving_operator.core.serving import crash_loop, is_awaited, never_served, somebody_serves
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because, Step
 from evolving_operator.core.trial import is_as_asked_for, next_trial
@@ -99,7 +99,7 @@ def end_trial(situation: Situation) -> Step | None:
         return None
     may_go_on = revision is not None and revision.name == trial.revision
     may_go_on = may_go_on and not situation.pinned and not situation.spec.suspend
-    may_go_on = may_go_on and is_as_asked_for(situation, trial) and wanted_pods(situation) > 0
+    may_go_on = may_go_on and is_as_asked_for(situation, trial) and situation.spec.agent.replicas > 0
     if revision is None or not may_go_on or why_promotable(situation, revision) is None:
         return Step(situation.status.model_copy(update=without_trial(situation.status)))
     failing = crash_loop(situation, since=trial.since) or why_trial_fails(situation)

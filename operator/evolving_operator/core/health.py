@@ -31,8 +31,8 @@ _NO_IMAGE = frozenset(
 )
 
 _ON_THE_WAY = {
-    RolloutStep.SHADOW: ("Shadowing", "is tried on live requests"),
-    RolloutStep.CANARY: ("CanaryRunning", "answers a share of the conversations"),
+    RolloutStep.SHADOW: ("Shadowing", "is on trial"),
+    RolloutStep.CANARY: ("CanaryRunning", "is on trial"),
     RolloutStep.RESTART: ("RollingRestart", "is rolled out to the serving pods"),
     RolloutStep.BAKE: ("Baking", "serves, and is being validated"),
 }
@@ -87,6 +87,8 @@ def progressing(situation: Situation) -> Finding:
     status, rollout = situation.status, situation.status.rollout
     if rollout is not None and rollout.step in _ON_THE_WAY:
         reason, what = _ON_THE_WAY[rollout.step]
+        if rollout.step is RolloutStep.BAKE and wanted_pods(situation) == 0:
+            what = "is to be validated once there are pods that serve it"
         return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
     if not situation.settled:
         being_brought = true("RollingRestart", "The serving pods are being brought to their desired state.")

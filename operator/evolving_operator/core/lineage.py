@@ -22,12 +22,12 @@ from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.children import is_refused
 from evolving_operator.core.conditions import Finding, false, merged, true, unknown
 from evolving_operator.core.gate import weakest
-from evolving_operator.core.moves import was_taken_back
+from evolving_operator.core.moves import proven_before, was_taken_back
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Apply, Create, Delete, ObjectRef, WriteStatus
 from evolving_operator.core.proof import evaluation, job_name, recorded_verdict, verdict_to_record
 from evolving_operator.core.runs import why_superseded
-from evolving_operator.core.serving import NO_PODS, wanted_pods
+from evolving_operator.core.serving import NO_PODS, PINNED, wanted_pods
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.validation import is_outdated
 
@@ -150,6 +150,8 @@ def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object
             return {"proven_at": None}  # it has to show once more that it comes up
         if rollout.step not in _SERVED or rollout.reason == NO_PODS:
             return {}
+        if rollout.reason == PINNED and was_taken_back(status):
+            return {}  # who looks at it once more says nothing for it
         if status.promoted_at is None or was_taken_back(status):
             status = status.updated(promoted_at=rollout.since, proven_at=None)
         if rollout.step is RolloutStep.DONE and (status.proven_at or "") < rollout.since:
@@ -245,13 +247,8 @@ def _approved(situation: Situation, revision: ObservedRevision, status: AgentRev
         )
     if revision.spec.decision is Decision.APPROVED:
         return true("ApprovedByPerson", "spec.decision is Approved.")
-    if revision.spec.decision is Decision.REJECTED and status.state is RevisionState.ACTIVE:
-        return false(
-            "RejectedByPerson",
-            "spec.decision is Rejected, but there is nothing to return to: spec.rollout.pin serves another.",
-        )
     if revision.spec.decision is Decision.REJECTED:
-        return false("RejectedByPerson", "spec.decision is Rejected.")
+        return false("RejectedByPerson", f"spec.decision is Rejected{_but(situation, status)}.")
     if status.state is RevisionState.ROLLED_BACK:
         return false("RolledBack", "It was taken back. To promote it again, set spec.decision to Approved.")
     if situation.spec.rollout.approval is Approval.MANUAL and status.state in _OPEN:
@@ -261,6 +258,18 @@ def _approved(situation: Situation, revision: ObservedRevision, status: AgentRev
     if status.result is VerdictResult.FAILED:
         return false("VerdictFailed", "It did not pass every suite.")
     return unknown("NoVerdict", "No verdict speaks for or against it.")
+
+
+def _but(situation: Situation, status: AgentRevisionStatus) -> str:
+    """Why what is rejected is served all the same, where that is for long."""
+    active = situation.status.active
+    if active is None or status.state is not RevisionState.ACTIVE:
+        return ""
+    if situation.held:
+        return ", but spec.rollout.pin holds it"
+    if situation.status.previous is None and proven_before(situation, active) is None:
+        return ", but there is nothing to return to: spec.rollout.pin serves another"
+    return ""
 
 
 def _active(status: AgentRevisionStatus) -> Finding:

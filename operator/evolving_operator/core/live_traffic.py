@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from evolving_agent.contract.served import ServedAs
 from evolving_operator.api.models import RevisionRef, RolloutStep
 from evolving_operator.core.clock import after
+from evolving_operator.core.observed import Heard
 from evolving_operator.core.plan import Counting
 from evolving_operator.core.pod_problems import standing
 from evolving_operator.core.serving import served_rollout
@@ -73,6 +74,16 @@ def why_trial_fails(situation: Situation) -> Because | None:
     if failing is None or not judged.is_worse_than(beside):
         return None
     return Because(failing.reason, f"{failing.message} At what is served beside it, {beside}.")
+
+
+def is_unheard(situation: Situation) -> bool:
+    """Whether a pod that serves has yet to tell how its requests end: this operator has just begun to ask.
+
+    What another one knew of errors, it would not know. Who cannot be asked is not waited for.
+    """
+    if _is_off(situation):
+        return False
+    return any(pod.ready and pod.address and pod.heard == Heard() for pod in situation.serving_pods)
 
 
 def in_words(situation: Situation) -> str:

@@ -84,13 +84,26 @@ def roll_back(situation: Situation, because: Because) -> Step | None:
     status, served = situation.status, served_rollout(situation)
     if status.previous is None or served is None:
         return None
-    rollout = taken_back(situation, served, situation.revision(status.active), because)
-    back = status.previous.model_copy(update={"since": situation.timestamp})
+    return _back_to(situation, status.previous, served, because)
+
+
+def reject_served(situation: Situation, because: Because) -> Step | None:
+    """Back from what no rollout tells of: what a rollback has returned to, or the first base model."""
+    active = situation.status.active
+    then = None if active is None else proven_before(situation, active)
+    if active is None or then is None:
+        return None
+    served = RolloutStatus(revision=active.revision, step=RolloutStep.DONE, since=active.since)
+    return _back_to(situation, then, served, because)
+
+
+def _back_to(situation: Situation, to: RevisionRef, served: RolloutStatus, because: Because) -> Step:
+    status, back = situation.status, to.model_copy(update={"since": situation.timestamp})
     update = {
         "active": back,
         "previous": None,
         "candidate": _other_than(back, status.candidate),
-        "rollout": rollout,
+        "rollout": taken_back(situation, served, situation.revision(status.active), because),
         "promotion": None,
     }
     return Step(status.model_copy(update=update))

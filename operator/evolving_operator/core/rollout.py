@@ -13,18 +13,29 @@ from __future__ import annotations
 from evolving_operator.api import names
 from evolving_operator.api.models import Decision, RolloutStatus, RolloutStep
 from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time
-from evolving_operator.core.live_traffic import in_words, why_failing
-from evolving_operator.core.moves import at_step, is_ruled_out, moved, proven_before, ref_of, roll_back
+from evolving_operator.core.live_traffic import in_words, is_unheard, why_failing
+from evolving_operator.core.moves import (
+    at_step,
+    is_ruled_out,
+    moved,
+    proven_before,
+    ref_of,
+    reject_served,
+    roll_back,
+)
+from evolving_operator.core.observed import ObservedJob
 from evolving_operator.core.runs import has_ended
 from evolving_operator.core.serving import (
     HELD,
     NO_PODS,
     NOT_APPLIED,
+    PINNED,
     PODS_REFUSED,
     awaits_pods,
     crash_loop,
     first_trouble,
     is_dead,
+    nobody_serves,
     pods_refused,
     served_rollout,
     somebody_serves,
@@ -52,7 +63,7 @@ def follow_pin(situation: Situation) -> Step | None:
     revision = situation.observed.revisions.get(pin)
     if revision is None or revision.is_left or status.active is None or status.active.revision == pin:
         return None
-    because = Because("Pinned", f"spec.rollout.pin names {pin}.")
+    because = Because(PINNED, f"spec.rollout.pin names {pin}.")
     return Step(moved(situation, ref_of(revision, situation), because))
 
 
@@ -88,7 +99,7 @@ def advance_restart(situation: Situation) -> Step | None:
         return None
     if situation.settled:
         if situation.held:
-            return at_step(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
+            return at_step(situation, RolloutStep.DONE, Because(PINNED, f"{rollout.revision} is served."))
         if wanted_pods(situation) == 0:
             return at_step(situation, RolloutStep.DONE, _NOBODY_SERVES)
         return at_step(situation, RolloutStep.BAKE, Because("Restarted", "All serving pods run it."))
@@ -105,7 +116,7 @@ def advance_restart(situation: Situation) -> Step | None:
         goes_on = Because(_GOES_ON, "Its pods can be created now.")
         return at_step(situation, RolloutStep.RESTART, goes_on) if is_known else None
     stuck = _taken_back(situation) or why_failing(situation)
-    if stuck is None:
+    if stuck is None and wanted_pods(situation) > 0:
         stuck = crash_loop(situation) if is_held else why_stuck(situation, rollout)
     return None if stuck is None or situation.held else roll_back(situation, stuck)
 
@@ -144,7 +155,7 @@ def advance_bake(situation: Situation) -> Step | None:
     if rollout is None or rollout.step is not RolloutStep.BAKE:
         return None
     if situation.held:
-        return at_step(situation, RolloutStep.DONE, Because("Pinned", f"{rollout.revision} is served."))
+        return at_step(situation, RolloutStep.DONE, Because(PINNED, f"{rollout.revision} is served."))
     if (rejected := _taken_back(situation)) is not None and situation.status.previous is not None:
         return roll_back(situation, rejected)
     if situation.spec.agent.replicas == 0:
@@ -157,6 +168,9 @@ def advance_bake(situation: Situation) -> Step | None:
         return at_step(
             situation, RolloutStep.BAKE, Because("SpecChanged", "All serving pods run the new spec.")
         )
+    if nobody_serves(situation) and (hold := _hold(situation, rollout)) is not None:
+        # Pods are gone and none can be created, which no other revision would mend: they are awaited anew.
+        return at_step(situation, RolloutStep.RESTART, hold)
     failing = crash_loop(situation) or why_failing(situation) or _why_dead(situation)
     if failing is not None and situation.status.previous is not None:
         return roll_back(situation, failing)
@@ -170,8 +184,12 @@ def advance_bake(situation: Situation) -> Step | None:
         dropped = score_drop(situation, rollout, job)
         if dropped is not None:
             return roll_back(situation, dropped) or at_step(situation, RolloutStep.DONE, dropped)
+    return _end_of_bake(situation, rollout, job)
+
+
+def _end_of_bake(situation: Situation, rollout: RolloutStatus, job: ObservedJob | None) -> Step | None:
     baked = after(rollout.since, situation.spec.rollout.bake_seconds)
-    if not situation.timers.passed(baked) or not somebody_serves(situation):
+    if not situation.timers.passed(baked) or not somebody_serves(situation) or is_unheard(situation):
         return None
     outcome = validation_outcome(situation, rollout, job)
     told = Because(outcome.reason, outcome.message + in_words(situation))
@@ -188,10 +206,12 @@ def _why_dead(situation: Situation) -> Because | None:
 
 def watch_promoted(situation: Situation) -> Step | None:
     """Go back where a person says so, or where live requests fail for as long as they are to be watched."""
-    rollout = served_rollout(situation)
+    rollout, rejected = served_rollout(situation), None if situation.held else _taken_back(situation)
+    if rollout is None and rejected is not None:
+        return reject_served(situation, rejected)
     if rollout is None or rollout.step is not RolloutStep.DONE:
         return None
-    failing = (None if situation.held else _taken_back(situation)) or why_failing(situation)
+    failing = rejected or why_failing(situation)
     return None if failing is None else roll_back(situation, failing)
 
 

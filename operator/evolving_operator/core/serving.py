@@ -14,7 +14,8 @@ from evolving_operator.core.step import Because
 # Why a rolling restart waits, for as long as it lasts, and its deadline with it.
 PODS_REFUSED, NOT_APPLIED = "PodsRefused", "NotApplied"
 HELD = frozenset({PODS_REFUSED, NOT_APPLIED})
-NO_PODS = "ScaledToZero"  # the reason of a rollout to no pod at all
+# Reasons of a rollout that has ended: to no pod at all, and by a person's word.
+NO_PODS, PINNED = "ScaledToZero", "Pinned"
 
 
 def crash_loop(situation: Situation, since: str | None = None) -> Because | None:
@@ -86,10 +87,11 @@ def awaits_pods(situation: Situation) -> bool:
 def is_awaited(situation: Situation) -> bool:
     """Whether another revision has to wait for the rollout under way.
 
-    Not where it has nothing to go back to and no pod comes up: it would be waited for for ever.
+    Not where it has nothing to go back to and no pod comes up, nor where an autoscaler has scaled it to none:
+    it might be waited for for ever.
     """
     status, rollout = situation.status, situation.status.rollout
-    if rollout is None or not situation.rollout_under_way:
+    if rollout is None or not situation.rollout_under_way or wanted_pods(situation) == 0:
         return False
     return status.previous is not None or not _leads_nowhere(situation, rollout)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from evolving_operator.api.models import CanaryStep, ConditionStatus, RevisionRef, RolloutStatus, RolloutStep
+from evolving_operator.api.models import CanaryStep, RevisionRef, RolloutStatus, RolloutStep
 from evolving_operator.core.children import traffic
 from evolving_operator.core.clock import after, parse_time, rfc3339
-from evolving_operator.core.conditions import condition
-from evolving_operator.core.live_traffic import shadowed
+from evolving_operator.core.live_traffic import is_unheard, shadowed
 from evolving_operator.core.serving import somebody_serves
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
@@ -33,21 +32,17 @@ def follow_trial(situation: Situation) -> Step | None:
     trial = situation.trial
     if trial is None:
         return None
-    is_told, has_started = _is_told(situation), trial.reason != _starting(trial.step)
-    may_go_on = is_told and (has_started or somebody_serves(situation))
-    reason = _started(trial.step) if may_go_on else _starting(trial.step)
-    since = situation.timestamp if trial.reason != reason else _without_outage(situation, trial)
-    followed = trial.updated(reason=reason, since=since)
+    followed, serves = trial, somebody_serves(situation)
+    if not _is_told(situation):
+        followed = trial if _is_starting(trial) else _begun(situation, trial, is_started=False)
+    elif _is_starting(trial):
+        followed = _begun(situation, trial, is_started=True) if serves else trial
+    elif not serves:
+        followed = trial if trial.paused_at else trial.updated(paused_at=situation.timestamp)
+    elif trial.paused_at is not None:
+        pause = max(situation.now - parse_time(trial.paused_at), timedelta(0))
+        followed = trial.updated(since=rfc3339(parse_time(trial.since) + pause), paused_at=None)
     return None if followed == trial else Step(situation.status.model_copy(update={"rollout": followed}))
-
-
-def _without_outage(situation: Situation, trial: RolloutStatus) -> str:
-    """When it began, reckoned without the time in which nobody served that has just ended."""
-    ready = condition(situation.status.conditions, "Ready")
-    if ready is None or ready.status is not ConditionStatus.FALSE or not somebody_serves(situation):
-        return trial.since
-    began = max(parse_time(ready.last_transition_time), parse_time(trial.since))
-    return rfc3339(parse_time(trial.since) + max(situation.now - began, timedelta(0)))
 
 
 def _is_told(situation: Situation) -> bool:
@@ -55,23 +50,29 @@ def _is_told(situation: Situation) -> bool:
     return live is not None and live.file is not None and live.file.traffic == traffic(situation)
 
 
-def _starting(step: RolloutStep) -> str:
-    return f"{step}Starting"
+def _is_starting(trial: RolloutStatus) -> bool:
+    return trial.reason == f"{trial.step}Starting"
 
 
-def _started(step: RolloutStep) -> str:
-    return f"{step}Started"
+def _begun(situation: Situation, trial: RolloutStatus, *, is_started: bool) -> RolloutStatus:
+    """The step from its beginning: of being told to the pods, or of their answers."""
+    what = "requests unseen" if trial.step is RolloutStep.SHADOW else "conversations"
+    verb = "answers" if is_started else "is to answer"
+    return trial.updated(
+        since=situation.timestamp,
+        paused_at=None,
+        reason=f"{trial.step}{'Started' if is_started else 'Starting'}",
+        message=f"{trial.revision} {verb} {trial.percent} % of the {what}.",
+    )
 
 
 def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
     """The trial that the candidate is to be in now: the present one, another one, or none any more."""
     policy, now = situation.spec.rollout, situation.trial
-    if now is not None and (now.reason == _starting(now.step) or not somebody_serves(situation)):
+    if now is not None and (_is_starting(now) or not somebody_serves(situation) or is_unheard(situation)):
         return now
     if policy.shadow is not None and (now is None or now.step is RolloutStep.SHADOW):
-        percent = policy.shadow.percent
-        message = f"{ref.revision} answers {percent} % of the requests unseen."
-        shadow = now or _trial_status(situation, ref, RolloutStep.SHADOW, percent, message)
+        shadow = now or _trial_status(situation, ref, RolloutStep.SHADOW, policy.shadow.percent)
         is_seen = now is not None and shadowed(situation, ref).requests >= policy.shadow.min_requests
         if not is_seen and not situation.timers.passed(after(shadow.since, policy.shadow.timeout_seconds)):
             return shadow
@@ -82,8 +83,7 @@ def _canary(situation: Situation, ref: RevisionRef, steps: Sequence[CanaryStep])
     """The step of the canary that is due."""
 
     def status_of(step: CanaryStep) -> RolloutStatus:
-        message = f"{ref.revision} answers {step.percent} % of the conversations."
-        return _trial_status(situation, ref, RolloutStep.CANARY, step.percent, message)
+        return _trial_status(situation, ref, RolloutStep.CANARY, step.percent)
 
     now = situation.trial
     index = next((n for n, step in enumerate(steps) if now is not None and step.percent == now.percent), None)
@@ -94,18 +94,15 @@ def _canary(situation: Situation, ref: RevisionRef, steps: Sequence[CanaryStep])
     return status_of(steps[index + 1]) if index + 1 < len(steps) else None
 
 
-def _trial_status(
-    situation: Situation, ref: RevisionRef, step: RolloutStep, percent: int, message: str
-) -> RolloutStatus:
-    return RolloutStatus(
+def _trial_status(situation: Situation, ref: RevisionRef, step: RolloutStep, percent: int) -> RolloutStatus:
+    trial = RolloutStatus(
         revision=ref.revision,
         step=step,
         percent=percent,
         since=situation.timestamp,
         template=_tried_template(situation, ref),
-        reason=_starting(step),
-        message=message,
     )
+    return _begun(situation, trial, is_started=False)
 
 
 def _tried_template(situation: Situation, ref: RevisionRef) -> str | None:

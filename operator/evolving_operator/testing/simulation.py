@@ -16,6 +16,7 @@ from evolving_agent.contract.report import (
     TrainingReport,
     ValidationReport,
 )
+from evolving_agent.contract.served import ServedCounts
 from evolving_operator.api import names
 from evolving_operator.api.models import AgentRevisionStatus, Condition, EvolvingAgentStatus
 from evolving_operator.cluster.cache import Cache
@@ -32,6 +33,7 @@ Raw = dict[str, Any]
 
 _IMAGES = Images(agent="example/agent:1", trainer="example/trainer:1")
 _MAX_ROUNDS = 60
+_NO_REQUESTS = Heard(ServedCounts())
 
 
 class UnsettledError(AssertionError):
@@ -43,7 +45,7 @@ class Requests:
     """What serving pods have to tell of their live requests, each of them the same."""
 
     followed: Counting | None = None
-    told: Heard | None = None
+    told: Heard | None = _NO_REQUESTS  # None: they have not been asked yet
 
     def follow(self, _: AgentKey, counting: Counting | None) -> None:
         self.followed = counting
@@ -92,9 +94,10 @@ class Simulation:
         """Reconcile until there is nothing to do now. Returns the seconds until there will be."""
         for _ in range(_MAX_ROUNDS):
             delay: float | None = 0.0
+            followed = self.requests.followed  # what other pods have to tell is news
             with contextlib.suppress(Conflict, NotFound):  # as the queue does: look again
                 delay = await self.reconciler.reconcile(("default", self.agent))
-            if delay != 0.0:
+            if delay != 0.0 and self.requests.followed == followed:
                 return delay
         recent = [f"{write.verb} {write.kind}/{write.name}" for write in self.cluster.writes[-8:]]
         raise UnsettledError(f"still writing after {_MAX_ROUNDS} rounds: {recent}")

@@ -12,6 +12,7 @@ from evolving_operator.api import names
 from evolving_operator.api.models import RevisionState
 from evolving_operator.core.clock import rfc3339
 from evolving_operator.testing.simulation import Simulation
+from support.autoscaling import autoscale
 from support.refusing import refused
 
 Spec = dict[str, Any]
@@ -259,10 +260,12 @@ async def test_its_time_counts_from_when_pods_can_know_of_it(world: Simulation, 
             await world.settle()
         assert place(world) == ("Canary", 10)
         assert traffic(world) == {}
+        assert "is to answer 10 % of the conversations" in world.condition("Promoted").message
 
     world.pass_time(60)
     await world.settle()
     assert traffic(world)["canary"]["percent"] == 10
+    assert "answers 10 % of the conversations" in world.condition("Promoted").message
     await expect_the_whole_first_step(world)
 
 
@@ -277,6 +280,29 @@ async def test_its_time_does_not_run_while_nobody_serves(world: Simulation, spec
     world.node.roll_out("support")
     await world.settle()
     await expect_the_whole_first_step(world)
+
+
+async def test_its_time_stands_still_while_an_autoscaler_wants_no_pod(world: Simulation, spec: Spec) -> None:
+    """As one that scales to none whenever nobody asks: the step goes on where it was."""
+    await begin(world, spec)
+    for _ in range(2):
+        world.pass_time(140)
+        await world.settle()
+        autoscale(world, 0)
+        await world.settle()
+        world.pass_time(3600)
+        await world.settle()
+        assert place(world) == ("Canary", 10)
+        autoscale(world, 2)
+        await world.settle()
+
+    world.pass_time(19)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+    world.pass_time(1)
+    await world.settle()
+    assert place(world) == ("Canary", 50)
+    assert "CanaryEnded" not in world.events()
 
 
 async def test_a_candidate_that_takes_all_pods_down_again_and_again_is_given_up(

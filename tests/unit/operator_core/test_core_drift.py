@@ -11,6 +11,7 @@ from evolving_operator.api.models import ConditionStatus
 from evolving_operator.cluster.errors import Invalid
 from evolving_operator.core.ownership import is_autoscaled, lost_fields, other_writers, owned_fields
 from evolving_operator.testing.simulation import Simulation
+from support.autoscaling import autoscale
 
 Spec = dict[str, Any]
 
@@ -354,22 +355,6 @@ async def test_a_deployment_scaled_by_hand_is_scaled_back(world: Simulation, spe
     await world.settle()
 
     assert world.node.deployment("support")["spec"]["replicas"] == 2
-
-
-def autoscale(world: Simulation, replicas: int) -> None:
-    """As a HorizontalPodAutoscaler's controller does, by the subresource `scale`."""
-    deployment = world.node.deployment("support")
-    deployment["spec"]["replicas"] = replicas
-    deployment["metadata"]["managedFields"].append(
-        {
-            "manager": "kube-controller-manager",
-            "operation": "Update",
-            "subresource": "scale",
-            "fieldsV1": {"f:spec": {"f:replicas": {}}},
-        }
-    )
-    world.cluster.put(deployment)
-    world.node.roll_out("support")
 
 
 async def test_jobs_do_not_start_from_a_configuration_that_somebody_changed(

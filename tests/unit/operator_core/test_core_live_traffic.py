@@ -152,10 +152,44 @@ async def test_a_promoted_revision_whose_requests_fail_goes_back(world: Simulati
     assert "RolledBack" in world.events()
 
 
+async def test_a_new_process_promotes_nobody_before_pods_have_told(world: Simulation, canary: Spec) -> None:
+    """It comes when the last step is over, and knows of no error yet."""
+    await world.serve(canary)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    tried, served = candidate(world), world.stamp()
+    world.requests.told = None
+    world.pass_time(301)
+    world.restart()
+    await world.settle()
+    assert step(world) is RolloutStep.CANARY
+
+    counts = ((tried, ServedAs.CANARY, 100, 90), (served, ServedAs.ACTIVE, 900, 0))
+    tell(world, *counts, trial=trial_name(world))
+    await world.settle()
+
+    assert step(world) is RolloutStep.ROLLED_BACK
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+
+
+async def test_a_bake_does_not_end_before_pods_have_told(world: Simulation, spec: Spec) -> None:
+    revision = await promoted(world, spec)
+    await world.validate(revision, score=8000)
+    world.requests.told = None
+    world.pass_time(3600)
+    world.restart()
+    await world.settle()
+    assert step(world) is RolloutStep.BAKE
+
+    tell(world, (world.stamp(), ServedAs.ACTIVE, 100, 20))
+    await world.settle()
+    assert step(world) is RolloutStep.ROLLED_BACK
+
+
 async def test_it_is_watched_after_the_bake_for_as_long_as_the_window(world: Simulation, spec: Spec) -> None:
     spec = copy.deepcopy(spec) | {"rollout": {"rollback": {"windowSeconds": 7200}}}
     revision = await promoted(world, spec)
-    world.requests.told = None
+    tell(world)
     await world.validate(revision, score=8000)
     world.pass_time(3600)
     await world.settle()

@@ -486,6 +486,26 @@ async def test_a_validation_begins_again_though_the_status_was_lost(world: Simul
     assert world.status.active.revision == BASE
 
 
+async def test_what_served_before_is_not_proven_by_a_lost_status(world: Simulation, spec: Spec) -> None:
+    """It is on its way once more, its new pods do not come up, and the old ones serve on."""
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.promote("model-2", job="support-finetune-2")
+    world.decide(first, "Approved")
+    await world.settle()
+    world.node.stick("support")
+    await world.settle()
+
+    lose_status(world)
+    await world.settle()
+    assert world.revision_status(first).proven_at is None
+    world.pass_time(3600)
+    await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision == second
+
+
 async def test_a_base_model_is_proven_though_its_revision_was_deleted(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     other = names.revision("support", "qwen3", "", "Base", "")

@@ -9,6 +9,8 @@ import pytest
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStatus, RolloutStep
 from evolving_operator.testing.simulation import Simulation
+from support.autoscaling import autoscale
+from support.refusing import refused
 
 Spec = dict[str, Any]
 BASE = names.revision("support", "smollm2", "", "Base", "")
@@ -470,6 +472,18 @@ async def test_where_a_rejection_leads_nowhere_it_is_said(world: Simulation, spe
     assert "spec.rollout.pin" in conditions["Approved"].message
 
 
+async def test_a_pin_that_holds_what_is_rejected_is_told_of(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.promote()
+    await apply(world, spec | {"rollout": {"pin": revision}})
+
+    world.decide(revision, "Rejected")
+    await world.settle()
+
+    conditions = {item.type: item for item in world.revision_status(revision).conditions}
+    assert "spec.rollout.pin holds it" in conditions["Approved"].message
+
+
 async def test_a_rejection_that_is_taken_back_gives_the_way_back_again(world: Simulation, spec: Spec) -> None:
     await begin_rollout(world, spec)
 
@@ -624,6 +638,108 @@ async def test_what_a_quota_holds_is_not_pushed_aside(world: Simulation, spec: S
     await world.settle()
 
     assert active(world) == first
+
+
+async def test_no_model_is_blamed_for_a_quota_that_is_lifted_in_its_bake(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    world.node.lose_readiness("support")
+    world.node.refuse_pods("support", "exceeded quota")
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+
+    world.node.refuse_pods("support", None)
+    await world.settle()
+    world.pass_time(599)
+    await world.settle()
+    assert active(world) == revision
+
+    await roll_out(world)
+    assert rollout_of(world).step is RolloutStep.BAKE
+
+
+async def test_no_model_is_blamed_for_a_deployment_that_is_refused_in_its_bake(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    world.cluster.remove("Deployment", "support")
+    with refused(world, "Deployment"):
+        for _ in range(15):
+            world.pass_time(60)
+            await world.settle()
+        assert active(world) == revision
+        assert world.condition("Degraded").reason == "Forbidden"
+
+
+async def test_who_is_scaled_to_none_in_a_bake_holds_nobody_up(world: Simulation, spec: Spec) -> None:
+    await begin_rollout(world, spec)
+    await roll_out(world)
+    autoscale(world, 0)
+    await world.settle()
+    assert "once there are pods" in world.condition("Progressing").message
+
+    second = await world.train("model-2", job="support-finetune-2")
+    world.decide(second, "Approved")
+    await world.settle()
+
+    assert active(world) == second
+
+
+async def test_no_model_is_blamed_where_no_pod_is_wanted(world: Simulation, spec: Spec) -> None:
+    """The Deployment's controller is away, and nobody tells whether the last pods are gone."""
+    await world.serve(spec)
+    autoscale(world, 0)
+    await world.settle()
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    assert rollout_of(world).step is RolloutStep.RESTART
+
+    world.pass_time(3600)
+    await world.settle()
+    assert active(world) == revision
+
+
+async def test_who_rejects_what_a_rollback_has_returned_to_goes_further_back(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.promote("model-2", job="support-finetune-2")
+    world.decide(second, "Rejected")
+    await world.settle()
+    assert active(world) == first
+
+    world.decide(first, "Rejected")
+    await world.settle()
+
+    assert active(world) == BASE
+    assert world.revision_status(first).state is RevisionState.ROLLED_BACK
+    approved = {item.type: item for item in world.revision_status(first).conditions}["Approved"]
+    assert approved.message == "spec.decision is Rejected."
+
+
+async def test_a_pin_proves_nothing_of_what_was_taken_back(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    first = await world.promote("model-1")
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    await roll_out(world)
+    await world.validate(second, score=100)
+    await roll_out(world)
+    assert world.revision_status(second).state is RevisionState.ROLLED_BACK
+
+    for pin in (second, first):
+        world.pass_time(600)
+        await apply(world, spec | {"rollout": {"pin": pin}})
+        await roll_out(world)
+    await apply(world, spec)
+
+    assert world.status.previous is not None
+    assert world.status.previous.revision == BASE
 
 
 async def test_pods_that_are_replaced_are_dead_as_long_as_nobody_serves(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from evolving_agent.contract.config import AgentConfig, AgentConfigFile, Traffic, TrafficShare
 from evolving_operator.api import names
-from evolving_operator.api.models import DeletionPolicy, RolloutStep
+from evolving_operator.api.models import RolloutStep
 from evolving_operator.core.builders.base import Manifest
 from evolving_operator.core.builders.config_map import build_config_map
 from evolving_operator.core.builders.cron_job import build_curation_cron_job, build_training_cron_job
@@ -297,12 +297,6 @@ def unwanted_children(situation: Situation) -> Iterator[Delete]:
         (not limits_network(situation.context), "NetworkPolicy", names.network_policy(agent)),
         (spec.curation is None, "CronJob", names.curate_cron_job(agent)),
         (spec.training is None, "CronJob", names.finetune_cron_job(agent)),
-    ]
-    own_debts = names.provider_debts(agent, situation.context.uid)
-    unwanted += [
-        (spec.deletion_policy is DeletionPolicy.RETAIN, "ConfigMap", debt.name)
-        for debt in situation.observed.debts
-        if debt.name.startswith(own_debts)
     ]
     for is_unwanted, kind, name in unwanted:
         live = situation.observed.children.get((kind, name))

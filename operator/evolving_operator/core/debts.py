@@ -6,42 +6,68 @@ No finalizer holds the agent for this: `kubectl delete` never waits for a provid
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import datetime, timedelta
 
 from evolving_agent.contract import env
 from evolving_agent.contract.base import digest
+from evolving_agent.contract.learning import BackendType
 from evolving_agent.contract.report import ReleaseReport
 from evolving_operator.api import names
+from evolving_operator.api.models import DeletionPolicy
 from evolving_operator.core.announcements import note_of
 from evolving_operator.core.builders.base import Manifest, with_applied_hash
 from evolving_operator.core.builders.debt import DEBT_KEY, TAKEN_FROM_TEMPLATE, release_job
 from evolving_operator.core.clock import Timers, rfc3339
-from evolving_operator.core.observed import ObservedDebt, ObservedJob, Refusal
+from evolving_operator.core.observed import ObservedDebt, ObservedJob, ObservedRevision, Refusal
 from evolving_operator.core.plan import Action, Apply, Create, Delete, ObjectRef
 from evolving_operator.core.runs import REPORT_GRACE_SECONDS
+from evolving_operator.core.situation import Situation
 
 _RETRY = timedelta(hours=1)
 _VARIABLES = frozenset({env.RUN_ID, env.API_KEY})  # of the Job, beside whose it is and where it asks
 
 
+def served_by(living: str, revisions: Iterable[ObservedRevision]) -> frozenset[str | None]:
+    """UIDs of the agents whose models at a provider the living one uses: its own, and those of whoever its
+    revisions were made for. `--cascade=orphan` and backups leave revisions to another agent of the name.
+
+    None among them is one that nobody knows: it may be any.
+    """
+    trained = (
+        revision
+        for revision in revisions
+        if not revision.is_left
+        and revision.spec.training is not None
+        and revision.spec.training.backend == BackendType.OPENAI
+    )
+    return frozenset({living, *(revision.made_for for revision in trained)})
+
+
+def unwanted_debts(situation: Situation) -> Iterator[Delete]:
+    """Under `deletionPolicy: Retain` nothing is to be forgotten that the agent uses."""
+    if situation.spec.deletion_policy is not DeletionPolicy.RETAIN:
+        return
+    observed = situation.observed
+    kept = served_by(observed.agent.uid, observed.revisions.values())
+    for debt in observed.debts:
+        if not debt.deleting and any(debt.is_of(uid) for uid in kept if uid is not None):
+            yield Delete(ObjectRef("v1", "ConfigMap", debt.namespace, debt.name, debt.uid))
+
+
 def decide_debts(
     debts: Iterable[ObservedDebt],
     jobs: Mapping[str, ObservedJob],
-    living: str | None,
+    living: Set[str | None],
     refusals: Iterable[Refusal],
     timers: Timers,
 ) -> Iterator[Action]:
-    """What is to be done about what agents of one name owe. `living` is the UID of the one that exists.
-
-    Whose a debt is says its name as well, which nobody can edit: the one that exists never pays. What has
-    begun to release for it, since it was thought to be gone, is stopped.
+    """What is to be done about what agents of one name owe. `living`: of those nothing is due (`served_by`);
+    what has begun to release for one, since it was thought to be gone, is stopped.
     """
     refused = {refusal.name: refusal for refusal in refusals}
     for debt in debts:
-        is_living = living is not None and (
-            living == debt.agent_uid or debt.name.startswith(names.provider_debts(debt.agent, living))
-        )
+        is_living = any(uid is None or debt.is_of(uid) for uid in living)
         is_untouchable = debt.name in refused and not refused[debt.name].is_due
         if is_living:
             yield from _called_off(debt, jobs.values(), refused)

@@ -35,7 +35,7 @@ from evolving_operator.core.children import (
 )
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.conditions import Finding, merged
-from evolving_operator.core.debts import decide_debts
+from evolving_operator.core.debts import decide_debts, served_by, unwanted_debts
 from evolving_operator.core.demand import evaluate_on_demand, run_on_demand, why_refused
 from evolving_operator.core.intake import take_in_curation, take_in_training
 from evolving_operator.core.lineage import adopted_revisions, collected, missing_base, revision_statuses
@@ -94,7 +94,8 @@ def decide(observed: Observed, now: datetime) -> Plan:
         return Plan()  # its children go with it, by their owner references
     timers = Timers(now)
     # An agent of this name that is gone may have left something to be done.
-    owed = decide_debts(observed.debts, observed.jobs, agent.uid, observed.refusals, timers)
+    living = served_by(agent.uid, observed.revisions.values())
+    owed = decide_debts(observed.debts, observed.jobs, living, observed.refusals, timers)
     if isinstance(agent.spec, InvalidField):
         kept = () if agent.kept is None else kept_claim(Situation(observed, agent.kept, now, timers))
         actions = [*kept, *_reject(observed, agent.spec, now), *owed]
@@ -134,7 +135,8 @@ def _actions(situation: Situation) -> Iterator[Action]:
         yield from _corrected(situation, apply)
         yield apply
     refused = undeletable(situation)
-    yield from (item for item in unwanted_children(situation) if item.names not in refused)
+    unwanted = (*unwanted_children(situation), *unwanted_debts(situation))
+    yield from (item for item in unwanted if item.names not in refused)
     if config_map_is_current(situation, children, drift):
         # Jobs look their configurations up in it.
         for job in (evaluation_job(situation), validation_job(situation)):

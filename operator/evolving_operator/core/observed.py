@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from evolving_agent.contract.config import AgentConfigFile
 from evolving_agent.contract.report import Report
 from evolving_agent.contract.served import ServedCounts
+from evolving_operator.api import names
 from evolving_operator.api.models import (
     AgentRevisionSpec,
     AgentRevisionStatus,
@@ -66,6 +67,7 @@ class ObservedRevision:
     status: AgentRevisionStatus
     is_left: bool = False  # by an agent of the same name that is gone: it is about to go as well
     is_orphan: bool = False  # it would go with no agent
+    made_for: str | None = None  # UID of the agent that it was made for; None where an older operator made it
 
 
 class Child(NamedTuple):  # a dozen are made at each look, in a third of a dataclass's time
@@ -216,6 +218,10 @@ class ObservedDebt:
     job: str  # the Job that pays it, as JSON
     retry_at: datetime | None = None
     deleting: bool = False
+
+    def is_of(self, uid: str) -> bool:
+        """Whether that agent owes it. Its name says so as well, which nobody can edit."""
+        return self.agent_uid == uid or self.name.startswith(names.provider_debts(self.agent, uid))
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,12 @@ def own_status(raw: Raw) -> Raw:
     return status if len(own) == len(conditions) else {**status, "conditions": own}
 
 
+def read_revisions(owned: Iterable[Raw], agent: str, uid: str) -> list[ObservedRevision]:
+    """Those of one agent, among all objects that carry its label."""
+    found = (read_revision(raw, agent, uid) for raw in owned if raw["kind"] == names.REVISION_KIND)
+    return [revision for revision in found if revision is not None]
+
+
 def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
     """The AgentRevision; None where it is another agent's, unreadable, or on its way out."""
     metadata = raw["metadata"]
@@ -250,6 +256,7 @@ def read_revision(raw: Raw, agent: str, uid: str) -> ObservedRevision | None:
         status=status,
         is_left=bool(owners) and uid not in owners,
         is_orphan=not owners,  # from a backup, or its agent was deleted by `--cascade=orphan`
+        made_for=_annotations(raw).get(names.ANNOTATION_AGENT_UID),
     )
 
 

@@ -26,7 +26,7 @@ from evolving_operator.cluster.records import AgentKey
 from evolving_operator.core.builders.context import Images
 from evolving_operator.core.children import gives_owner
 from evolving_operator.core.clock import Timers
-from evolving_operator.core.debts import decide_debts
+from evolving_operator.core.debts import decide_debts, served_by
 from evolving_operator.core.decide import decide, undecided
 from evolving_operator.core.health import CONTESTED_AFTER
 from evolving_operator.core.observed import Correction, Heard, Observed, ObservedAgent, Refusal
@@ -42,7 +42,7 @@ from evolving_operator.core.plan import (
     Plan,
     WriteStatus,
 )
-from evolving_operator.core.reading import read_observed, read_orphaned
+from evolving_operator.core.reading import read_observed, read_orphaned, read_revisions
 from evolving_operator.core.situation import applied_hash
 from evolving_operator.shell.instructions import InstructionsReader
 
@@ -266,7 +266,8 @@ class Reconciler:
 
     async def _plan_for_what_is_left(self, key: AgentKey, now: datetime) -> Plan:
         """Of an agent that is not known: it is gone, or another installation looks after it."""
-        debts, jobs = read_orphaned(self._cache.owned(key))
+        owned = self._cache.owned(key)
+        debts, jobs = read_orphaned(owned)
         if not debts:
             self._elsewhere.pop(key, None)
             return Plan()
@@ -274,11 +275,12 @@ class Reconciler:
         if asked_again is not None and now < asked_again:
             return Plan(requeue_at=asked_again)
         # By a list, which there is only where the kind is served: what is done about a debt cannot be undone.
-        found, living = await self._gateway.find(AGENT, *key), None
+        found, living = await self._gateway.find(AGENT, *key), frozenset[str | None]()
         if found is None:
             self._elsewhere.pop(key, None)
         else:
-            living = found["metadata"]["uid"]
+            uid = found["metadata"]["uid"]
+            living = served_by(uid, read_revisions(owned, key[1], uid))
             self._elsewhere[key] = now + _ASKED_AGAIN
         timers = Timers(now)
         actions = tuple(decide_debts(debts, jobs, living, self._refusals(key, now), timers))

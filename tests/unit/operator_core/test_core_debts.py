@@ -13,7 +13,7 @@ from evolving_operator.api import names
 from evolving_operator.cluster.errors import Forbidden, NotServed
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.builders.debt import DEBT_KEY
-from evolving_operator.testing.simulation import Simulation
+from evolving_operator.testing.simulation import Simulation, training_report
 
 Spec = dict[str, Any]
 PROVIDER = "https://provider/v1"
@@ -265,6 +265,114 @@ async def test_an_earlier_agents_debt_is_paid_though_the_new_one_makes_no_sense(
 
     assert world.condition("Degraded").reason == "InvalidSpec"
     assert world.jobs(names.COMPONENT_RELEASE) == [names.release_job("support", gone, PROVIDER)]
+
+
+# --- an agent that has taken another's revisions over ---
+
+
+async def orphaned(world: Simulation, spec: Spec, *, by_an_older_operator: bool = False) -> str:
+    """A model was trained at the provider, and served; its agent was deleted by `--cascade=orphan`.
+
+    Returns the name of the model's revision.
+    """
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "run")
+    await world.settle()
+    trained = training_report("ft-1", run_id="run", base="gpt").model_copy(update={"backend": "OpenAI"})
+    world.node.finish_job("run", trained)
+    await world.settle()
+    assert world.status.candidate is not None
+    revision = world.status.candidate.revision
+    await world.evaluate(revision, lower=2000)
+    world.node.roll_out("support")
+    await world.settle()
+    for kind in (*CHILDREN, names.REVISION_KIND):
+        for raw in world.cluster.all(kind):
+            raw["metadata"].pop("ownerReferences", None)
+            if kind == names.REVISION_KIND and by_an_older_operator:
+                del raw["metadata"]["annotations"][names.ANNOTATION_AGENT_UID]
+            world.cluster.put(raw)
+    world.cluster.remove(names.AGENT_KIND, "support")
+    return revision
+
+
+CHILDREN = ("Deployment", "Service", "ServiceAccount", "ConfigMap", "PersistentVolumeClaim", "CronJob", "Job")
+
+
+async def test_models_that_an_agent_has_taken_over_are_not_forgotten(world: Simulation, spec: Spec) -> None:
+    before = await orphaned(world, spec)
+    [first] = debts(world)
+
+    world.apply_agent(spec)
+    await world.settle()
+
+    assert world.status.active is not None
+    assert (world.status.active.revision, world.status.active.model_id) == (before, "ft-1")
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+    own = names.provider_debt("support", uid(world), PROVIDER)
+    assert set(debts(world)) == {first, own}
+
+    # they go with the agent that uses them
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    assert len(world.jobs(names.COMPONENT_RELEASE)) == 2
+
+
+async def test_what_nobody_uses_any_more_is_forgotten(world: Simulation, spec: Spec) -> None:
+    before = await orphaned(world, spec)
+    [first] = debts(world)
+    world.apply_agent(spec)
+    await world.settle()
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+    world.cluster.remove(names.REVISION_KIND, before)
+    await world.settle()
+
+    [name] = world.jobs(names.COMPONENT_RELEASE)
+    job = world.cluster.get("Job", name)
+    assert job is not None
+    assert [owner["name"] for owner in job["metadata"]["ownerReferences"]] == [first]
+
+
+async def test_what_is_retained_of_another_agent_is_not_forgotten_either(
+    world: Simulation, spec: Spec
+) -> None:
+    await orphaned(world, spec)
+
+    world.apply_agent(spec | {"deletionPolicy": "Retain"})
+    await world.settle()
+    assert debts(world) == []
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+
+async def test_where_nobody_knows_for_whom_a_model_was_made_it_is_not_forgotten(
+    world: Simulation, spec: Spec
+) -> None:
+    await orphaned(world, spec, by_an_older_operator=True)
+
+    world.apply_agent(spec)
+    await world.settle()
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    assert len(world.jobs(names.COMPONENT_RELEASE)) == 2
+
+
+async def test_nor_what_an_agent_has_taken_over_that_another_installation_looks_after(
+    world: Simulation, spec: Spec
+) -> None:
+    await orphaned(world, spec)
+    world.apply_agent(spec)
+    world.cache.forget(names.AGENT_KIND, "default", "support")
+    world.cluster.writes.clear()
+
+    await world.settle()
+
+    assert world.cluster.writes == []
 
 
 # --- what people and other programs do to a debt ---

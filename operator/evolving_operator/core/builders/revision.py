@@ -30,7 +30,9 @@ def build_revision(
         {
             "apiVersion": names.API_VERSION,
             "kind": names.REVISION_KIND,
-            "metadata": object_metadata(context, name, "revision"),
+            "metadata": object_metadata(
+                context, name, "revision", annotations={names.ANNOTATION_AGENT_UID: context.uid}
+            ),
             "spec": spec,
         }
     )

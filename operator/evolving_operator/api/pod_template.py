@@ -6,7 +6,7 @@ pod is passed on as it is, and checked where it ends up: in the Deployment and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pydantic import Field, field_validator
@@ -39,6 +39,8 @@ RETAIN_KEYS: Final = "$retainKeys"
 DELETE_FROM: Final = "$deleteFromPrimitiveList/"
 
 _MAX_ELEMENTS = 64
+_MOST_LEVELS = 100  # a pod of Kubernetes has a dozen; the API server takes ten thousand
+_LONGEST = 200  # of what is quoted of a user's text
 
 
 def _open_object(**properties: dict[str, Any]) -> dict[str, Any]:
@@ -140,20 +142,42 @@ class PodTemplate(Document):
     @classmethod
     def _knows_its_directives(cls, spec: dict[str, Any]) -> dict[str, Any]:
         """What the schema cannot see, anywhere in a pod: a misspelt directive would take away in silence."""
-        for fault in _misused_directives(spec):
-            raise ValueError(fault)
+        if _is_deeper(spec, _MOST_LEVELS):  # before anything walks through it
+            raise ValueError(f"it has more than {_MOST_LEVELS} levels: no pod is nested so deep")
+        if (fault := _misused_directive(spec)) is not None:
+            said, path = fault
+            raise ValueError(f"{_cut(''.join(reversed(path)).removeprefix('.'))} {said}")
         return spec
 
 
-def _misused_directives(value: Any, path: str = "") -> Iterator[str]:
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _misused_directives(item, f"{path.removesuffix('.')}[{index}].")
-    elif isinstance(value, dict):
-        for name, item in value.items():
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Level by level: to recurse into JSON as deep as the API server takes it is what is to be avoided."""
+    level = [value]
+    for _ in range(levels):
+        below = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in below for item in items if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _misused_directive(value: Any) -> tuple[str, list[str]] | None:
+    """What is wrong with the first one, and where it is, from within: a path is made for none but that."""
+    items: Iterable[tuple[Any, Any]] = enumerate(value) if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        items = value.items()
+        for name, item in items:
             if name == DIRECTIVE and item not in DIRECTIVES:
-                yield f"{path}{name} is {item!r}: it can be {' or '.join(DIRECTIVES)}"
-            elif name.startswith((RETAIN_KEYS, DELETE_FROM)) and not isinstance(item, list):
-                yield f"{path}{name} is {item!r}: it must be a list"
-            else:
-                yield from _misused_directives(item, f"{path}{name}.")
+                return f"is {_cut(repr(item))}: it can be {' or '.join(DIRECTIVES)}", [f".{name}"]
+            if name.startswith((RETAIN_KEYS, DELETE_FROM)) and not isinstance(item, list):
+                return f"is {_cut(repr(item))}: it must be a list", [f".{name}"]
+    for key, item in items:
+        if (fault := _misused_directive(item)) is not None:
+            said, path = fault
+            return said, [*path, f".{key}" if isinstance(value, dict) else f"[{key}]"]
+    return None
+
+
+def _cut(text: str) -> str:
+    """Its ends tell most: where it begins, and which field it is."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -257,6 +258,44 @@ def test_a_directive_that_does_not_exist_is_refused(spec: dict[str, Any], words:
         PodTemplate(spec=spec)
 
     assert refusal.value.errors()[0]["msg"] == f"Value error, {words}"
+
+
+def nested(levels: int, inmost: Any, key: str = "k") -> dict[str, Any]:
+    for _ in range(levels):
+        inmost = {key: inmost}
+    return dict(inmost)
+
+
+@pytest.mark.parametrize("levels", [101, 9900])
+def test_what_is_nested_deeper_than_any_pod_is_refused(levels: int) -> None:
+    """Ten thousand levels are a small object: whatever goes through them one by one may take much for it."""
+    with pytest.raises(ValidationError) as refusal:
+        PodTemplate(spec=nested(levels, {}))
+
+    words = "Value error, it has more than 100 levels: no pod is nested so deep"
+    assert refusal.value.errors()[0]["msg"] == words
+
+
+def test_to_look_for_directives_takes_no_memory_for_paths() -> None:
+    spec = nested(99, {"$patch": "delete"}, key="k" * 10_000)
+
+    tracemalloc.start()
+    PodTemplate(spec=spec)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 100_000
+
+
+def test_a_fault_at_the_end_of_a_long_path_is_told_by_its_ends() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        PodTemplate(spec={"containers": [nested(90, {"$patch": "x" * 10_000}, key="k" * 100)]})
+
+    words = refusal.value.errors()[0]["msg"]
+    assert len(words) < 600
+    assert words.startswith("Value error, containers[0].kkk")
+    assert ".$patch is 'xxx" in words
+    assert words.endswith("xxx': it can be delete or replace")
 
 
 def test_what_a_deleted_agent_owes_is_paid_by_a_job_without_directives() -> None:

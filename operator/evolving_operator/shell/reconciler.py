@@ -414,14 +414,19 @@ class Reconciler:
         """An apply leaves alone what others added to a list, even where both together are invalid.
 
         A second port of the same name is such a thing. Then the list is set back as a whole first, and what
-        cannot stand beside a field of ours is taken away.
+        cannot stand beside a field of ours is taken away. Whether that is what is wrong only the API server
+        can tell: where no fields are named, and nobody has edited any, the object is at fault by itself.
         """
         try:
             return await self._gateway.apply(action.manifest)
-        except Invalid:
-            if not action.corrects:
+        except Invalid as error:
+            if not (action.corrects or error.fields):
                 raise
-        await self._gateway.overwrite(_without_rivals(action.manifest))
+            refusal = error
+        try:
+            await self._gateway.overwrite(_without_rivals(action.manifest))
+        except (Refused, NotFound):
+            raise refusal from None  # it tells of the object that is wanted, and not of a part of it
         return await self._gateway.apply(action.manifest)
 
     def _note_refused_write(self, key: AgentKey, manifest: Manifest, reason: str, message: str) -> None:

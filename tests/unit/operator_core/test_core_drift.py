@@ -179,6 +179,83 @@ async def test_a_field_that_cannot_stand_beside_ours_is_taken_away(world: Simula
     assert world.condition("Degraded").status is ConditionStatus.FALSE
 
 
+HOME_FIELD = "spec.template.spec.containers[0].env[0].valueFrom"
+
+
+def edit_home(world: Simulation) -> None:
+    """A source beside the operator's value, to which server-side apply would add that again."""
+    deployment = world.node.deployment("support")
+    for variable in deployment["spec"]["template"]["spec"]["containers"][0]["env"]:
+        if variable["name"] == "HOME":
+            del variable["value"]
+            variable["valueFrom"] = {"fieldRef": {"fieldPath": "metadata.name"}}
+    world.cluster.put(deployment)
+
+
+def home(world: Simulation) -> Spec:
+    container = world.node.deployment("support")["spec"]["template"]["spec"]["containers"][0]
+    [found] = (variable for variable in container["env"] if variable["name"] == "HOME")
+    return dict(found)
+
+
+def refuse_while_edited(world: Simulation, *fields: str) -> None:
+    apply = world.cluster.apply
+
+    async def validating(manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["kind"] == "Deployment" and "valueFrom" in home(world):
+            raise Invalid("may not be specified when `value` is not empty", fields)
+        return await apply(manifest)
+
+    world.cluster.apply = validating  # type: ignore[method-assign]
+
+
+async def test_it_is_taken_away_of_what_is_to_become_another_too(world: Simulation, spec: Spec) -> None:
+    """Nobody knows then that it was edited: it differs from what is wanted in any case."""
+    await world.serve(spec)
+    edit_home(world)
+    refuse_while_edited(world, HOME_FIELD)
+
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": 2}})
+    await world.settle()
+
+    assert home(world)["value"]
+    assert "valueFrom" not in home(world)
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
+
+
+async def test_what_is_at_fault_by_itself_is_told_in_the_words_that_were_said_of_it(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    edit_home(world)
+    refuse_while_edited(world, HOME_FIELD)
+
+    async def refusing(manifest: dict[str, Any]) -> dict[str, Any]:
+        raise Invalid("some of it was dropped")
+
+    world.cluster.overwrite = refusing  # type: ignore[method-assign]
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": 2}})
+    await world.settle()
+
+    assert "may not be specified" in world.condition("Degraded").message
+    assert HOME_FIELD in world.condition("Degraded").message
+
+
+async def test_what_does_not_fit_its_schema_is_not_written_in_another_way(
+    world: Simulation, spec: Spec
+) -> None:
+    """A merge patch drops a field that is none, and is taken."""
+    await world.serve(spec)
+    edit_home(world)
+    refuse_while_edited(world)
+
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": 2}})
+    await world.settle()
+
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert not [write for write in world.cluster.writes if write.verb == "overwrite"]
+
+
 async def test_what_others_add_stays(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     deployment = world.node.deployment("support")

@@ -22,7 +22,8 @@ Spec = dict[str, Any]
 async def test_who_takes_a_bad_field_back_hears_no_more_of_it(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     refusal = Invalid("spec.template.spec.containers[0].image: invalid", ("spec.template",))
-    world.cluster.faults.append(Fault(at=0, error=refusal, kind="Deployment"))
+    # in any form: as an apply, and as a patch that sets its lists back
+    world.cluster.faults += [Fault(at=0, error=refusal, kind="Deployment") for _ in range(2)]
     world.apply_agent(spec | {"agent": {**spec["agent"], "image": "not an image"}})
     await world.settle()
     assert world.condition("Degraded").reason == "InvalidSpec"

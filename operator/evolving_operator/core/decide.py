@@ -97,13 +97,20 @@ def decide(observed: Observed, now: datetime) -> Plan:
     living = served_by(agent.uid, observed.revisions.values())
     owed = decide_debts(observed.debts, observed.jobs, living, observed.refusals, timers)
     if isinstance(agent.spec, InvalidField):
-        kept = () if agent.kept is None else kept_claim(Situation(observed, agent.kept, now, timers))
+        kept = () if agent.kept is None else _kept(Situation(observed, agent.kept, now, timers))
         actions = [*kept, *_reject(observed, agent.spec, now), *owed]
         return Plan(tuple(actions), requeue_at=timers.earliest)
     situation = Situation(observed, agent.spec, now, timers)
     actions = [*_actions(situation), *owed]
     asked = counting(situation)
     return Plan(tuple(actions), requeue_at=timers.earliest, counting=asked)
+
+
+def _kept(situation: Situation) -> Iterator[Action]:
+    """What becomes of the volume, and of what a provider has, counts in a spec with a fault elsewhere too."""
+    yield from kept_claim(situation)
+    refused = undeletable(situation)
+    yield from (item for item in unwanted_debts(situation) if item.names not in refused)
 
 
 def undecided(observed: Observed, error: Exception, now: datetime) -> Plan:
@@ -135,8 +142,8 @@ def _actions(situation: Situation) -> Iterator[Action]:
         yield from _corrected(situation, apply)
         yield apply
     refused = undeletable(situation)
-    unwanted = (*unwanted_children(situation), *unwanted_debts(situation))
-    yield from (item for item in unwanted if item.names not in refused)
+    yield from (item for item in unwanted_children(situation) if item.names not in refused)
+    yield from (item for item in unwanted_debts(situation) if item.names not in refused)
     if config_map_is_current(situation, children, drift):
         # Jobs look their configurations up in it.
         for job in (evaluation_job(situation), validation_job(situation)):
@@ -237,7 +244,7 @@ def _conditions(agent: ObservedAgent, findings: dict[str, Finding], now: str) ->
 
 
 def _reject(observed: Observed, fault: InvalidField, now: datetime) -> Iterator[Action]:
-    """A spec that cannot be read changes nothing but whether the volume goes with the agent, and what is said
+    """A spec that cannot be read changes nothing but what goes with the agent (`_kept`), and what is said
     about it: what serves goes on serving."""
     agent = observed.agent
     kept = {

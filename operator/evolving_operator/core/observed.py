@@ -53,7 +53,7 @@ class ObservedAgent:
     spec: EvolvingAgentSpec | InvalidField
     run: str | None = None  # the annotation that asks for a run
     deleting: bool = False
-    kept: EvolvingAgentSpec | None = None  # of a spec with a fault: what decides what becomes of the volume
+    kept: EvolvingAgentSpec | None = None  # of a spec with a fault: what decides what goes with the agent
 
 
 @dataclass(frozen=True)

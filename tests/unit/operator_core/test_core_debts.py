@@ -13,6 +13,7 @@ from evolving_operator.api import names
 from evolving_operator.cluster.errors import Forbidden, NotServed
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.builders.debt import DEBT_KEY
+from evolving_operator.core.plan import ObjectRef
 from evolving_operator.testing.simulation import Simulation, training_report
 
 Spec = dict[str, Any]
@@ -489,6 +490,47 @@ async def test_to_retain_takes_all_debts_back(world: Simulation, spec: Spec) -> 
         world.apply_agent(spec | changes)
         await world.settle()
 
+    assert debts(world) == []
+
+
+async def test_to_retain_takes_debts_back_though_there_is_a_fault_elsewhere(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    faulty = {"podTemplate": {"spec": {"affinity": {"$patch": "remove"}}}}
+
+    world.apply_agent(spec | {"deletionPolicy": "Retain", "agent": spec["agent"] | faulty})
+    await world.settle()
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert debts(world) == []
+    assert owners(world) == []
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+
+async def test_a_debt_that_may_not_be_taken_back_is_not_asked_for_again_and_again(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    delete, asked = world.cluster.delete, []
+
+    async def refusing(ref: ObjectRef) -> dict[str, Any] | None:
+        if ref.kind == "ConfigMap":
+            asked.append(ref.name)
+            raise Forbidden("config maps are frozen")
+        return await delete(ref)
+
+    world.cluster.delete = refusing  # type: ignore[method-assign]
+    faulty = {"podTemplate": {"spec": {"affinity": {"$patch": "remove"}}}}
+    world.apply_agent(spec | {"deletionPolicy": "Retain", "agent": spec["agent"] | faulty})
+    await world.settle()
+    assert len(asked) == 1
+
+    world.cluster.delete = delete  # type: ignore[method-assign]
+    world.pass_time(11)
+    await world.settle()
     assert debts(world) == []
 
 

@@ -73,4 +73,7 @@ class Unavailable(ClusterError):
 
 
 class Unanswered(Unavailable):
-    """The request was sent, and nobody said what became of it: it may yet take effect."""
+    """The request was sent, and nobody who would know has said what became of it: it may yet take effect.
+
+    The connection broke, the server or a gateway before it gave the request up, or the answer cannot be read.
+    """

@@ -43,7 +43,7 @@ _JSON = "application/json"
 _JSON_PATCH = "application/json-patch+json"
 _METADATA = f"{_JSON};g=meta.k8s.io;v=v1;as=PartialObjectMetadata"
 _SECONDS = 30.0  # for one request
-_GONE = 410
+_GONE, _INTERNAL_ERROR, _NOT_YET = 410, 500, 503
 _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, CredentialsError)
 _ONE_REQUEST = aiohttp.ClientTimeout(_SECONDS, sock_connect=CONNECT_SECONDS)
 # A list of many thousands takes its time, of which the API server gives it a minute; it is never silent.
@@ -51,8 +51,12 @@ _ONE_LIST = aiohttp.ClientTimeout(120, sock_connect=CONNECT_SECONDS, sock_read=_
 # How server-side apply says, with status 500, that an object does not fit its kind's schema: a wrong type;
 # where the object is there already, a text that is no quantity.
 _MISFITS = ("failed to create typed patch object", "failed to convert new object")
-# What the API server says of admission webhooks. One that denies may choose any status, 409 and 500 included.
-_WEBHOOK_DENIES = re.compile(r'admission webhook ".*?" denied the request')
+# What the API server says of admission webhooks and policies. One that denies may choose its status: a
+# webhook any, 409 and 500 included; a policy 401, as if the operator's token were at its end.
+_ADMISSION_DENIES = re.compile(
+    r'admission webhook "[^"]*" denied the request'
+    r"|ValidatingAdmissionPolicy '[^']*' with binding '[^']*' denied request"
+)
 _WEBHOOK_FAILS = "failed calling webhook"
 
 
@@ -256,7 +260,7 @@ class LiveGateway:
         try:
             return _ANSWER.decode(text)
         except ValueError as error:  # of msgspec, or of a text that is no UTF-8
-            raise Unavailable(f"{what}: that is no answer of an API server: {error}") from error
+            raise Unanswered(f"{what}: that is no answer of an API server: {error}") from error
 
     @asynccontextmanager
     async def _answer(
@@ -332,7 +336,7 @@ def translated(what: str, code: int, payload: bytes, headers: Any, name: str | N
         status = _Failure(payload[:200].decode(errors="replace"))
     message, reason, details = status.message, status.reason, status.details or _Details()
     text = f"{what}: {message or code}"
-    match 403 if _WEBHOOK_DENIES.match(message) else code:
+    match 403 if _ADMISSION_DENIES.search(message) else code:
         case 409:
             return AlreadyExists(text) if reason == "AlreadyExists" else Conflict(text)
         case 404 | 410:
@@ -346,7 +350,9 @@ def translated(what: str, code: int, payload: bytes, headers: Any, name: str | N
             return refusal
         case _:  # 401 too: a token that has just expired is renewed before the next request
             waits = headers.get("Retry-After", "") or str(details.retryAfterSeconds)
-            return Unavailable(text, float(waits) if waits.isdecimal() else None)
+            # 503 is said before anything is done; an error later on, or a gateway's, leaves open what was.
+            is_open = code >= _INTERNAL_ERROR and code != _NOT_YET
+            return (Unanswered if is_open else Unavailable)(text, float(waits) if waits.isdecimal() else None)
 
 
 def _not_there(text: str, code: int, is_the_object: bool) -> ClusterError:

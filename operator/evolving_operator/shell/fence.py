@@ -27,8 +27,8 @@ class Fence:
     The loop that renews the Lease would notice too, but perhaps a moment later than a worker that wakes up
     from the same sleep with a decision in its hand.
 
-    A write that is cut off, by us or on its way, may take effect later, beside the next leader's: `is_clean`
-    tells whether the Lease can be given back, or has to run out.
+    A write that is cut off, by us, on its way or by who was to answer it, may take effect later, beside the
+    next leader's: `is_clean` tells whether the Lease can be given back, or has to run out.
     """
 
     def __init__(

@@ -156,8 +156,10 @@ async def test_only_metadata_is_asked_for_where_no_more_is_read(gateway: LiveGat
         (422, "Invalid", Invalid),
         (400, "BadRequest", Invalid),
         (429, "TooManyRequests", Unavailable),
-        (500, "InternalError", Unavailable),
+        (500, "InternalError", Unanswered),
+        (502, "", Unanswered),
         (503, "ServiceUnavailable", Unavailable),
+        (504, "Timeout", Unanswered),
         (401, "Unauthorized", Unavailable),
     ],
 )
@@ -224,7 +226,7 @@ async def test_the_server_says_how_long_to_wait(gateway: LiveGateway, script: Sc
 async def test_an_answer_that_is_no_status_is_still_an_error(gateway: LiveGateway, script: Script) -> None:
     script.answers.append(web.Response(text="<html>bad gateway</html>", status=502))
 
-    with pytest.raises(Unavailable, match="bad gateway"):
+    with pytest.raises(Unanswered, match="bad gateway"):
         await gateway.apply(SERVICE)
 
 
@@ -248,6 +250,9 @@ async def test_what_no_api_server_would_say_is_a_reason_to_wait(
         script.answers.append(web.Response(body=body, content_type="application/json"))
         with pytest.raises(Unavailable):
             await ask
+    script.answers.append(web.Response(body=body, content_type="application/json"))
+    with pytest.raises(Unanswered):
+        await gateway.create(SERVICE)
 
 
 @pytest.mark.parametrize(
@@ -307,11 +312,19 @@ async def test_what_does_not_fit_a_kinds_schema_is_invalid_though_the_status_is_
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("code", [400, 403, 404, 409, 422, 429, 500, 503])
-async def test_a_webhook_denies_with_whatever_status_it_likes(
-    gateway: LiveGateway, script: Script, code: int
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 422, 429, 500, 503])
+@pytest.mark.parametrize(
+    "said",
+    [
+        'admission webhook "policy.example.com" denied the request: no',
+        "services \"s\" is forbidden: ValidatingAdmissionPolicy 'policy.example.com' with binding 'b' denied "
+        "request: no",
+    ],
+    ids=["webhook", "policy"],
+)
+async def test_who_denies_does_so_with_whatever_status_he_likes(
+    gateway: LiveGateway, script: Script, said: str, code: int
 ) -> None:
-    said = 'admission webhook "policy.example.com" denied the request: no'
     script.say({"reason": "AlreadyExists", "message": said}, status=code)
 
     with pytest.raises(Forbidden, match=r"policy\.example\.com"):

@@ -358,3 +358,15 @@ def test_labels_of_the_pods_leave_the_charts_own_alone() -> None:
     helm = [program("helm"), "template", str(CHART), "--set", "podLabels.app\\.kubernetes\\.io/name=theirs"]
     text = subprocess.run(helm, check=True, capture_output=True, text=True).stdout
     assert "name: theirs" not in text  # of a key that is there twice, a parser may take either
+
+
+@pytest.mark.parametrize(
+    "value", ["podLabels", "podAnnotations", "nodeSelector", "tolerations", "affinity", "extraEnv"]
+)
+def test_null_takes_back_what_is_added_to_the_pods(value: str) -> None:
+    """It is how helm is told to forget a value."""
+    rendered = render({value: None})
+
+    assert rendered.error == ""
+    metadata = rendered.one("Deployment")["spec"]["template"]["metadata"]
+    assert metadata == render().one("Deployment")["spec"]["template"]["metadata"]

@@ -101,9 +101,6 @@ class Cache:
         """As they are now; another thread may take its time with them."""
         return (record.raw() for record in list(self._by_kind[AGENT.kind].values()))
 
-    def agent_keys(self) -> list[AgentKey]:
-        return [key[1:] for key in self._by_kind[AGENT.kind]]
-
     def known(self) -> list[AgentKey]:
         """All agents of which there is anything; of some, only what they have left."""
         return list(self._by_agent)

@@ -209,7 +209,7 @@ class Operator:
                 await self._list()
             except ClusterError as error:
                 logger.warning("lists failed", extra={"error": str(error)})
-            for key in self.cache.agent_keys():
+            for key in self.cache.known():
                 self.queue.add_after(key, self.chance.uniform(0, seconds / 2))
 
     async def _list_until_complete(self) -> None:
@@ -249,7 +249,7 @@ class Operator:
                     logger.warning("a namespace cannot be read: its agents wait", extra=what)
                     continue
                 self._unlisted.discard(namespace)
-                for key in self.cache.agent_keys():
+                for key in self.cache.known():
                     if key[0] == namespace:
                         self.news(key)
 

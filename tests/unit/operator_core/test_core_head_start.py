@@ -112,14 +112,13 @@ async def test_a_standby_watches_though_it_decides_nothing() -> None:
     async with working(cluster) as operator:
         await asyncio.wait_for(operator.watches_due.wait(), 30)
 
-        assert operator.cache.agent_keys()
+        assert operator.cache.known()
         assert len(operator.queue) == 0  # nobody would ever take it from there
         assert not cluster.all("Deployment")
 
 
-async def test_who_begins_to_decide_looks_at_what_is_left_of_deleted_agents_too(
-    world: Simulation, spec: Raw
-) -> None:
+async def with_a_debt(world: Simulation, spec: Raw) -> asyncio.Event:
+    """An agent was deleted while no operator ran. What is returned is set when it is released."""
     endpoint = {"baseURL": "https://provider/v1", "apiKeySecretRef": {"name": "openai", "key": "apiKey"}}
     spec["model"]["endpoint"] = endpoint
     spec["training"] = {"schedule": "0 3 * * *", "backend": {"type": "OpenAI"}}
@@ -128,6 +127,13 @@ async def test_who_begins_to_decide_looks_at_what_is_left_of_deleted_agents_too(
     world.cluster.remove(names.AGENT_KIND, "support")
     released = asyncio.Event()
     world.cluster.watchers.append(lambda _, raw: released.set() if raw["kind"] == "Job" else None)
+    return released
+
+
+async def test_who_begins_to_decide_looks_at_what_is_left_of_deleted_agents_too(
+    world: Simulation, spec: Raw
+) -> None:
+    released = await with_a_debt(world, spec)
 
     async with working(world.cluster):
         await asyncio.wait_for(released.wait(), 30)
@@ -228,6 +234,19 @@ async def test_a_namespace_that_cannot_be_read_holds_up_no_other(monkeypatch: py
         cluster.watchers.append(lambda _, raw: served.set() if is_deployment(raw, "shop") else None)
         source.is_back = True
         await asyncio.wait_for(served.wait(), 30)
+
+
+async def test_a_namespace_that_is_read_late_tells_of_its_deleted_agents_too(
+    world: Simulation, spec: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evolving_operator.shell.operator._UNLISTED_RETRY_SECONDS", 0.01)
+    released = await with_a_debt(world, spec)
+    source = ForbiddenNamespace(world.cluster, "default")
+
+    async with working(world.cluster, source, ("default", "other")) as operator:
+        await asyncio.wait_for(operator.watches_due.wait(), 30)
+        source.is_back = True
+        await asyncio.wait_for(released.wait(), 10)
 
 
 def is_deployment(raw: Raw, namespace: str) -> bool:

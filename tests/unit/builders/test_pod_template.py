@@ -260,6 +260,17 @@ def test_a_directive_that_does_not_exist_is_refused(spec: dict[str, Any], words:
     assert refusal.value.errors()[0]["msg"] == f"Value error, {words}"
 
 
+def test_a_pod_that_is_deleted_as_a_whole_is_what_it_cannot_be_without() -> None:
+    built = _template(build_all(context_of("lora"))["deployment"])
+
+    spec = merge_pod_template(built, PodTemplate(spec={"$patch": "delete"}))["spec"]
+
+    [container] = spec["containers"]
+    assert container["image"] == built["spec"]["containers"][0]["image"]
+    assert spec["volumes"] == built["spec"]["volumes"]
+    assert "affinity" not in spec
+
+
 def nested(levels: int, inmost: Any, key: str = "k") -> dict[str, Any]:
     for _ in range(levels):
         inmost = {key: inmost}

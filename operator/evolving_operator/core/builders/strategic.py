@@ -69,7 +69,7 @@ def _with_owned_fields(spec: Manifest, built: Manifest) -> Manifest:
     own = built["containers"][0]
     containers = [
         _with_owned_container_fields(container, own) if container["name"] == own["name"] else container
-        for container in _by_key([own], spec["containers"], "name")  # its own is there, whatever is taken
+        for container in _by_key([own], spec.get("containers", []), "name")  # its own is there in any case
     ]
     return {
         **spec,

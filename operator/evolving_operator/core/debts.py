@@ -124,6 +124,7 @@ def _postponed(debt: ObservedDebt, until: datetime) -> Manifest:
         "metadata": {
             "name": debt.name,
             "namespace": debt.namespace,
+            "uid": debt.uid,  # one that somebody has given up meanwhile is not made anew
             "labels": names.labels(debt.agent, names.COMPONENT_RELEASE),
             "annotations": {
                 names.ANNOTATION_AGENT_UID: debt.agent_uid,

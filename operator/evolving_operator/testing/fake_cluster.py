@@ -67,6 +67,8 @@ class FakeCluster:
     async def apply(self, manifest: Manifest) -> Raw:
         self._strike("before", manifest["kind"])
         known = self._objects.get(_key(manifest))
+        if manifest["metadata"].get("uid") not in (None, known["metadata"]["uid"] if known else None):
+            raise Conflict(f"{manifest['kind']} {manifest['metadata']['name']}: uid mismatch")
         others = [] if known is None else known["metadata"].get("managedFields", [])[1:]
         if "replicas" in manifest.get("spec", {}):  # taken over by force
             others = [entry for entry in others if entry.get("subresource") != "scale"]

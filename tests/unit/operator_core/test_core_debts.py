@@ -10,7 +10,7 @@ import pytest
 from evolving_agent.contract import env
 from evolving_agent.contract.report import Outcome, ReleaseReport
 from evolving_operator.api import names
-from evolving_operator.cluster.errors import Forbidden, NotServed
+from evolving_operator.cluster.errors import Conflict, Forbidden, NotServed
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.core.plan import ObjectRef
@@ -114,6 +114,26 @@ async def test_what_failed_is_told_and_tried_again_later(world: Simulation, spec
     world.pass_time(30)
     await world.settle()
     assert debts(world) == []
+
+
+async def test_what_somebody_gives_up_while_it_fails_is_not_made_anew(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    job = names.release_job("support", uid(world), PROVIDER)
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    world.node.finish_job(job, None, failed=("BackoffLimitExceeded", "no"))
+    [debt] = debts(world)
+
+    world.watch_is_frozen = True  # what tells so is on its way
+    world.cluster.remove("ConfigMap", debt)
+    with pytest.raises(Conflict):
+        await world.reconciler.reconcile(("default", "support"))
+    assert debts(world) == []
+
+    world.restart()
+    await world.settle()
+    assert debts(world) == []
+    assert world.events().count("ReleaseFailed") == 0
 
 
 async def test_an_agent_of_the_same_name_does_not_inherit_it(world: Simulation, spec: Spec) -> None:

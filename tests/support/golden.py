@@ -62,6 +62,7 @@ def build_all(context: BuildContext) -> dict[str, Manifest]:
             base=context.spec.model.base,
             dataset=None,
             training=None,
+            made_for=context.uid,
         ),
     }
     if context.spec.storage.claim is not None:
@@ -84,6 +85,7 @@ def build_all(context: BuildContext) -> dict[str, Manifest]:
             base=context.spec.model.base,
             dataset=RevisionDataset(version="v1", digest="d1", examples=120),
             training=RevisionTraining(backend="LoRA", job_id="job-1"),
+            made_for=context.uid,
         )
         built["evaluation_job"] = build_evaluation_job(
             context,

@@ -52,6 +52,7 @@ def base_revision_manifest(situation: Situation) -> Manifest:
         base=situation.spec.model.base,
         dataset=None,
         training=None,
+        made_for=situation.context.uid,
     )
 
 

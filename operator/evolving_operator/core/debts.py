@@ -28,9 +28,12 @@ _RETRY = timedelta(hours=1)
 _VARIABLES = frozenset({env.RUN_ID, env.API_KEY})  # of the Job, beside whose it is and where it asks
 
 
-def served_by(living: str, revisions: Iterable[ObservedRevision]) -> frozenset[str | None]:
+def served_by(
+    living: str, revisions: Iterable[ObservedRevision], jobs: Iterable[ObservedJob]
+) -> frozenset[str | None]:
     """UIDs of the agents whose models at a provider the living one uses: its own, and those of whoever its
-    revisions were made for. `--cascade=orphan` and backups leave revisions to another agent of the name.
+    revisions were made for, and its trainings train for. `--cascade=orphan` and backups leave both to another
+    agent of the name.
 
     None among them is one that nobody knows: it may be any.
     """
@@ -41,7 +44,8 @@ def served_by(living: str, revisions: Iterable[ObservedRevision]) -> frozenset[s
         and revision.spec.training is not None
         and revision.spec.training.backend == BackendType.OPENAI
     )
-    return frozenset({living, *(revision.made_for for revision in trained)})
+    training = (job for job in jobs if job.component == names.COMPONENT_FINETUNE and job.made_for)
+    return frozenset({living, *(item.made_for for item in trained), *(job.made_for for job in training)})
 
 
 def unwanted_debts(situation: Situation) -> Iterator[Delete]:
@@ -49,10 +53,14 @@ def unwanted_debts(situation: Situation) -> Iterator[Delete]:
     if situation.spec.deletion_policy is not DeletionPolicy.RETAIN:
         return
     observed = situation.observed
-    kept = served_by(observed.agent.uid, observed.revisions.values())
+    kept = served_by(observed.agent.uid, observed.revisions.values(), observed.jobs.values())
     for debt in observed.debts:
-        if not debt.deleting and any(debt.is_of(uid) for uid in kept if uid is not None):
+        if not debt.deleting and _is_owed_by(debt, kept):
             yield Delete(ObjectRef("v1", "ConfigMap", debt.namespace, debt.name, debt.uid))
+
+
+def _is_owed_by(debt: ObservedDebt, uids: Set[str | None]) -> bool:
+    return any(uid is None or debt.is_of(uid) for uid in uids)
 
 
 def decide_debts(
@@ -67,7 +75,7 @@ def decide_debts(
     """
     refused = {refusal.name: refusal for refusal in refusals}
     for debt in debts:
-        is_living = any(uid is None or debt.is_of(uid) for uid in living)
+        is_living = _is_owed_by(debt, living)
         is_untouchable = debt.name in refused and not refused[debt.name].is_due
         if is_living:
             yield from _called_off(debt, jobs.values(), refused)

@@ -94,7 +94,7 @@ def decide(observed: Observed, now: datetime) -> Plan:
         return Plan()  # its children go with it, by their owner references
     timers = Timers(now)
     # An agent of this name that is gone may have left something to be done.
-    living = served_by(agent.uid, observed.revisions.values())
+    living = served_by(agent.uid, observed.revisions.values(), observed.jobs.values())
     owed = decide_debts(observed.debts, observed.jobs, living, observed.refusals, timers)
     if isinstance(agent.spec, InvalidField):
         kept = () if agent.kept is None else _kept(Situation(observed, agent.kept, now, timers))

@@ -81,10 +81,12 @@ def take_in_training(situation: Situation) -> Step | None:
         return Step(noted, before=tuple(_reported_again(situation, job, end)))
     training = training.model_copy(update={"job_id": report.job_id})
     noted = status.model_copy(update={"training": training})
-    return _nominate(situation, report, noted) if end.state is RunState.SUCCEEDED else Step(noted)
+    return _nominate(situation, job, report, noted) if end.state is RunState.SUCCEEDED else Step(noted)
 
 
-def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgentStatus) -> Step:
+def _nominate(
+    situation: Situation, job: ObservedJob, report: TrainingReport, status: EvolvingAgentStatus
+) -> Step:
     """The trained model as a revision; as the candidate too, unless it has been through all this before."""
     base = report.base or situation.spec.model.base
     dataset = report.dataset
@@ -121,6 +123,7 @@ def _nominate(situation: Situation, report: TrainingReport, status: EvolvingAgen
         if dataset
         else None,
         training=RevisionTraining(backend=report.backend, job_id=report.job_id),
+        made_for=job.made_for or situation.context.uid,
     )
     return Step(status, before=(Create(revision),))
 

@@ -280,7 +280,7 @@ class Reconciler:
             self._elsewhere.pop(key, None)
         else:
             uid = found["metadata"]["uid"]
-            living = served_by(uid, read_revisions(owned, key[1], uid))
+            living = served_by(uid, read_revisions(owned, key[1], uid), jobs.values())
             self._elsewhere[key] = now + _ASKED_AGAIN
         timers = Timers(now)
         actions = tuple(decide_debts(debts, jobs, living, self._refusals(key, now), timers))

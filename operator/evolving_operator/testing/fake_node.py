@@ -100,7 +100,11 @@ class FakeNode:
     def start_job(self, agent: str, component: str, name: str) -> None:
         """A Job as the CronJob controller creates it, where the CronJob is there."""
         cron_job = self.cluster.get("CronJob", f"{agent}-{component}", self.namespace)
-        owners = [] if cron_job is None else [{"uid": cron_job["metadata"]["uid"], "controller": True}]
+        owners: list[Raw] = []
+        spec: Raw = {"template": {"spec": {"containers": []}}}
+        if cron_job is not None:
+            owners = [{"uid": cron_job["metadata"]["uid"], "controller": True}]
+            spec = cron_job["spec"]["jobTemplate"]["spec"]
         self.cluster.put(
             {
                 "apiVersion": "batch/v1",
@@ -111,7 +115,7 @@ class FakeNode:
                     "labels": names.labels(agent, component),
                     "ownerReferences": owners,
                 },
-                "spec": {"template": {"spec": {"containers": []}}},
+                "spec": spec,
             }
         )
 

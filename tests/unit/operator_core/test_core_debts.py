@@ -299,14 +299,24 @@ async def orphaned(world: Simulation, spec: Spec, *, by_an_older_operator: bool 
     await world.serve(spec)
     world.node.start_job("support", names.COMPONENT_FINETUNE, "run")
     await world.settle()
-    trained = training_report("ft-1", run_id="run", base="gpt").model_copy(update={"backend": "OpenAI"})
-    world.node.finish_job("run", trained)
-    await world.settle()
-    assert world.status.candidate is not None
-    revision = world.status.candidate.revision
+    revision = await trained(world)
     await world.evaluate(revision, lower=2000)
     world.node.roll_out("support")
     await world.settle()
+    orphan(world, by_an_older_operator=by_an_older_operator)
+    return revision
+
+
+async def trained(world: Simulation) -> str:
+    """The training ends with a model. Returns the name of its revision, the candidate."""
+    told = training_report("ft-1", run_id="run", base="gpt").model_copy(update={"backend": "OpenAI"})
+    world.node.finish_job("run", told)
+    await world.settle()
+    assert world.status.candidate is not None
+    return world.status.candidate.revision
+
+
+def orphan(world: Simulation, *, by_an_older_operator: bool = False) -> None:
     for kind in (*CHILDREN, names.REVISION_KIND):
         for raw in world.cluster.all(kind):
             raw["metadata"].pop("ownerReferences", None)
@@ -314,7 +324,6 @@ async def orphaned(world: Simulation, spec: Spec, *, by_an_older_operator: bool 
                 del raw["metadata"]["annotations"][names.ANNOTATION_AGENT_UID]
             world.cluster.put(raw)
     world.cluster.remove(names.AGENT_KIND, "support")
-    return revision
 
 
 CHILDREN = ("Deployment", "Service", "ServiceAccount", "ConfigMap", "PersistentVolumeClaim", "CronJob", "Job")
@@ -339,6 +348,24 @@ async def test_models_that_an_agent_has_taken_over_are_not_forgotten(world: Simu
     assert len(world.jobs(names.COMPONENT_RELEASE)) == 2
 
 
+async def test_nor_what_is_being_trained_for_the_one_before(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "run")
+    await world.settle()
+    before = uid(world)
+    orphan(world)
+    world.apply_agent(spec)
+    await world.settle()
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+    revision = world.cluster.get(names.REVISION_KIND, await trained(world))
+    assert revision is not None
+    assert revision["metadata"]["annotations"][names.ANNOTATION_AGENT_UID] == before
+    world.cluster.remove("Job", "run")
+    await world.settle()
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+
 async def test_what_nobody_uses_any_more_is_forgotten(world: Simulation, spec: Spec) -> None:
     before = await orphaned(world, spec)
     [first] = debts(world)
@@ -346,6 +373,7 @@ async def test_what_nobody_uses_any_more_is_forgotten(world: Simulation, spec: S
     await world.settle()
     assert world.jobs(names.COMPONENT_RELEASE) == []
 
+    world.cluster.remove("Job", "run")
     world.cluster.remove(names.REVISION_KIND, before)
     await world.settle()
 
@@ -375,12 +403,22 @@ async def test_where_nobody_knows_for_whom_a_model_was_made_it_is_not_forgotten(
     await orphaned(world, spec, by_an_older_operator=True)
 
     world.apply_agent(spec)
+    world.cluster.remove("Job", "run")
     await world.settle()
     assert world.jobs(names.COMPONENT_RELEASE) == []
 
     world.cluster.remove(names.AGENT_KIND, "support")
     await world.settle()
     assert len(world.jobs(names.COMPONENT_RELEASE)) == 2
+
+
+async def test_where_nobody_knows_it_to_retain_takes_all_debts_back(world: Simulation, spec: Spec) -> None:
+    await orphaned(world, spec, by_an_older_operator=True)
+    world.cluster.remove("Job", "run")
+
+    world.apply_agent(spec | {"deletionPolicy": "Retain"})
+    await world.settle()
+    assert debts(world) == []
 
 
 async def test_nor_what_an_agent_has_taken_over_that_another_installation_looks_after(

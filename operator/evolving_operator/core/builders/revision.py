@@ -16,8 +16,12 @@ def build_revision(
     base: str,
     dataset: RevisionDataset | None,
     training: RevisionTraining | None,
+    made_for: str,
 ) -> Manifest:
-    """`decision` is left out: it belongs to people, and the API server's default stands until they speak."""
+    """`decision` is left out: it belongs to people, and the API server's default stands until they speak.
+
+    `made_for`: UID of the agent whose the model is at a provider.
+    """
     spec = AgentRevisionSpec(
         agent_ref=AgentRef(name=context.name),
         model_id=model_id,
@@ -31,7 +35,7 @@ def build_revision(
             "apiVersion": names.API_VERSION,
             "kind": names.REVISION_KIND,
             "metadata": object_metadata(
-                context, name, "revision", annotations={names.ANNOTATION_AGENT_UID: context.uid}
+                context, name, "revision", annotations={names.ANNOTATION_AGENT_UID: made_for}
             ),
             "spec": spec,
         }

@@ -50,6 +50,19 @@ class Document(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether JSON is nested deeper. Level by level: to recurse into what the API server takes, which is ten
+    thousand levels, is what is to be avoided.
+    """
+    level = [value]
+    for _ in range(levels):
+        below = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in below for item in items if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class Rule:
     """A CEL rule that the API server checks: `message` names the field and says what to do.

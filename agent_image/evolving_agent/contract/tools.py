@@ -5,10 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from evolving_agent.contract.base import Document, Rule, rules
+from evolving_agent.contract.base import Document, Rule, is_deeper, rules
 from evolving_agent.contract.refs import FUNCTION_NAME, HTTP_URL, ConfigMapKeyRef, ConfigMapRef, SecretKeyRef
+
+_MOST_LEVELS = 100
 
 
 class ToolEffect(StrEnum):
@@ -216,6 +218,13 @@ class HTTPTool(_ManyTools):
         default=None, alias="openAPI", description="A document that describes the calls."
     )
     headers: Headers = ()
+
+    @field_validator("parameters")
+    @classmethod
+    def _is_a_schema(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+        if is_deeper(parameters or {}, _MOST_LEVELS):
+            raise ValueError(f"it has more than {_MOST_LEVELS} levels: no arguments are nested so deep")
+        return parameters
 
 
 class ModuleTool(_ManyTools):

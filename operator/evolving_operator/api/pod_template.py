@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import Field, field_validator
 from pydantic.config import JsonDict
 
-from evolving_agent.contract.base import Document
+from evolving_agent.contract.base import Document, is_deeper
 
 # Merge keys as in the Kubernetes API: lists whose elements are merged one by one …
 MERGED_BY: Final = {
@@ -142,23 +142,12 @@ class PodTemplate(Document):
     @classmethod
     def _knows_its_directives(cls, spec: dict[str, Any]) -> dict[str, Any]:
         """What the schema cannot see, anywhere in a pod: a misspelt directive would take away in silence."""
-        if _is_deeper(spec, _MOST_LEVELS):  # before anything walks through it
+        if is_deeper(spec, _MOST_LEVELS):  # before anything walks through it
             raise ValueError(f"it has more than {_MOST_LEVELS} levels: no pod is nested so deep")
         if (fault := _misused_directive(spec)) is not None:
             said, path = fault
             raise ValueError(f"{_cut(''.join(reversed(path)).removeprefix('.'))} {said}")
         return spec
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Level by level: to recurse into JSON as deep as the API server takes it is what is to be avoided."""
-    level = [value]
-    for _ in range(levels):
-        below = (item.values() if isinstance(item, dict) else item for item in level)
-        level = [item for items in below for item in items if isinstance(item, dict | list)]
-        if not level:
-            return False
-    return True
 
 
 def _misused_directive(value: Any) -> tuple[str, list[str]] | None:

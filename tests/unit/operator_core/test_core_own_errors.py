@@ -63,3 +63,18 @@ async def test_a_new_agent_says_why_nothing_is_served(world: Simulation, spec: S
     assert world.condition("Ready").status is ConditionStatus.FALSE
     assert world.condition("Ready").reason == "OperatorError"
     assert world.status.observed_generation == 1
+
+
+async def test_arguments_of_a_tool_as_deep_as_the_api_server_takes_them_are_a_fault_of_the_spec(
+    world: Simulation, spec: Spec
+) -> None:
+    deep: Spec = {}
+    for _ in range(300):
+        deep = {"properties": deep}
+    tool = {"name": "orders", "type": "HTTP", "url": "http://orders/", "description": "d", "parameters": deep}
+    world.apply_agent(spec | {"agent": spec["agent"] | {"tools": [tool]}})
+
+    await world.settle()
+
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert "more than 100 levels" in world.condition("Degraded").message

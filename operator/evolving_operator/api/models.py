@@ -581,7 +581,11 @@ class RolloutStatus(Document):
     percent: int | None = Field(default=None, description="The candidate's share in a shadow or a canary.")
     since: Timestamp = Field(description="When this step began.")
     paused_at: Timestamp | None = Field(
-        default=None, description="Since when no pod serves, in a shadow or a canary: its time stands still."
+        default=None,
+        description="Since when no pod serves, in a shadow, a canary or a bake: its time stands still.",
+    )
+    paused_seconds: int | None = Field(
+        default=None, description="How long its time has stood still before, since the step began."
     )
     template: str | None = Field(
         default=None,

@@ -82,7 +82,7 @@ def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentSt
         return restored
     rollout = RolloutStatus(
         revision=active.name,
-        step=_last_step(active.status),
+        step=_last_step(situation.after(restored), active.status),
         since=situation.timestamp,
         template=situation.after(restored).template_hash,
         reason="StatusLost",
@@ -91,9 +91,13 @@ def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentSt
     return restored.model_copy(update={"rollout": rollout})
 
 
-def _last_step(status: AgentRevisionStatus) -> RolloutStep:
-    """That it has served before tells nothing of its pods now. A restart ends where they are all there."""
-    return RolloutStep.RESTART if status.proven_at is None else RolloutStep.DONE
+def _last_step(situation: Situation, status: AgentRevisionStatus) -> RolloutStep:
+    """That it has served before tells nothing of its pods now: those that serve say whose they are."""
+    if status.proven_at is not None:
+        return RolloutStep.DONE
+    stamps = {pod.stamp for pod in situation.serving_pods if pod.ready}
+    is_served = status.promoted_at is not None and stamps == {situation.active_hash}
+    return RolloutStep.BAKE if is_served else RolloutStep.RESTART
 
 
 def _last_known(situation: Situation, state: RevisionState) -> ObservedRevision | None:

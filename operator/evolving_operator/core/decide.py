@@ -41,6 +41,7 @@ from evolving_operator.core.intake import take_in_curation, take_in_training
 from evolving_operator.core.lineage import adopted_revisions, collected, missing_base, revision_statuses
 from evolving_operator.core.live_traffic import counting
 from evolving_operator.core.observed import InvalidField, Observed, ObservedAgent
+from evolving_operator.core.pause import follow_pause
 from evolving_operator.core.plan import Action, Apply, Create, Plan, WriteStatus
 from evolving_operator.core.proof import (
     candidate_revision,
@@ -71,6 +72,7 @@ _STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     adopt_base,
     follow_pin,
     follow_clock,
+    follow_pause,
     replace_previous,
     advance_restart,
     advance_bake,

@@ -21,6 +21,7 @@ from evolving_operator.core.serving import (
     never_served,
     nobody_serves,
     pods_refused,
+    somebody_serves,
     unready_since,
     wanted_pods,
 )
@@ -87,8 +88,8 @@ def progressing(situation: Situation) -> Finding:
     status, rollout = situation.status, situation.status.rollout
     if rollout is not None and rollout.step in _ON_THE_WAY:
         reason, what = _ON_THE_WAY[rollout.step]
-        if rollout.step is RolloutStep.BAKE and wanted_pods(situation) == 0:
-            what = "is to be validated once there are pods that serve it"
+        if rollout.step is RolloutStep.BAKE and not somebody_serves(situation):
+            what = "is to be validated and watched once there are pods that serve it"
         return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
     if not situation.settled:
         being_brought = true("RollingRestart", "The serving pods are being brought to their desired state.")
@@ -324,6 +325,8 @@ def _unschedulable(situation: Situation) -> Finding | None:
 
 def _stuck_rollout(situation: Situation) -> Finding | None:
     deployment, rollout = situation.observed.deployment, situation.status.rollout
+    if wanted_pods(situation) == 0:
+        return None
     if rollout is not None and rollout.step is RolloutStep.RESTART:
         stuck = why_stuck(situation, rollout)
         return None if stuck is None else true("RolloutStuck", f"{stuck.reason}: {stuck.message}")

@@ -151,13 +151,16 @@ def _times(situation: Situation, revision: ObservedRevision) -> dict[str, object
         if rollout.step not in _SERVED or rollout.reason == NO_PODS:
             return {}
         if rollout.reason == PINNED and was_taken_back(status):
-            return {}  # who looks at it once more says nothing for it
+            # Who looks at it once more says nothing for it, but that it comes up.
+            return {"promoted_at": status.promoted_at or status.rolled_back_at}
         if status.promoted_at is None or was_taken_back(status):
             status = status.updated(promoted_at=rollout.since, proven_at=None)
         if rollout.step is RolloutStep.DONE and (status.proven_at or "") < rollout.since:
             status = status.updated(proven_at=rollout.since)
         return {"promoted_at": status.promoted_at, "proven_at": status.proven_at}
     place = _place(situation, revision)
+    if was_taken_back(status):
+        return {}
     if place in _PROVEN and status.promoted_at is not None and status.proven_at is None:
         return {"proven_at": status.promoted_at}  # by an operator that did not note it
     is_active = place is RevisionState.ACTIVE

@@ -116,6 +116,8 @@ def taken_back(
     return rollout.model_copy(
         update={
             "decided_generation": revision.generation if revision is not None else None,
+            "paused_at": None,
+            "paused_seconds": None,
             "step": RolloutStep.ROLLED_BACK,
             "percent": None,
             "template": None,
@@ -138,6 +140,8 @@ def at_step(situation: Situation, step: RolloutStep, because: Because) -> Step |
         return None
     further = rollout.model_copy(
         update={
+            "paused_at": None,
+            "paused_seconds": None,
             "step": step,
             "since": situation.timestamp,
             "template": situation.template_hash,

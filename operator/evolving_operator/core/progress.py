@@ -30,6 +30,7 @@ from evolving_operator.core.proof import (
 from evolving_operator.core.serving import is_awaited, wanted_pods
 from evolving_operator.core.situation import Situation
 
+_PAUSED = "But no pod serves now: its time stands still."
 _POD_GRACE = timedelta(seconds=60)
 
 
@@ -133,7 +134,8 @@ def _awaiting(situation: Situation) -> Finding:
         return false("Suspended", "spec.suspend: nothing is promoted.")
     rollout = situation.status.rollout
     if rollout is not None and rollout.step in (RolloutStep.SHADOW, RolloutStep.CANARY):
-        return false("Shadowing" if rollout.step is RolloutStep.SHADOW else "CanaryRunning", rollout.message)
+        said = rollout.message if rollout.paused_at is None else f"{rollout.message} {_PAUSED}"
+        return false("Shadowing" if rollout.step is RolloutStep.SHADOW else "CanaryRunning", said)
     if why_promotable(situation, candidate) is not None and awaits_settled_pods(situation, candidate):
         if wanted_pods(situation) == 0:
             return false(

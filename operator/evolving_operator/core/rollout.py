@@ -24,6 +24,7 @@ from evolving_operator.core.moves import (
     roll_back,
 )
 from evolving_operator.core.observed import ObservedJob
+from evolving_operator.core.pause import served_until
 from evolving_operator.core.runs import has_ended
 from evolving_operator.core.serving import (
     HELD,
@@ -72,7 +73,9 @@ def follow_clock(situation: Situation) -> Step | None:
     rollout = situation.status.rollout
     if rollout is None or parse_time(rollout.since) <= situation.now + CLOCKS_DIFFER:
         return None
-    begun = rollout.model_copy(update={"since": situation.timestamp})
+    paused = None if rollout.paused_at is None else situation.timestamp
+    anew = {"since": situation.timestamp, "paused_at": paused, "paused_seconds": None}
+    begun = rollout.model_copy(update=anew)
     return Step(situation.status.model_copy(update={"rollout": begun}))
 
 
@@ -98,27 +101,29 @@ def advance_restart(situation: Situation) -> Step | None:
     if rollout is None or rollout.step is not RolloutStep.RESTART:
         return None
     if situation.settled:
-        if situation.held:
-            return at_step(situation, RolloutStep.DONE, Because(PINNED, f"{rollout.revision} is served."))
         if wanted_pods(situation) == 0:
             return at_step(situation, RolloutStep.DONE, _NOBODY_SERVES)
+        if situation.held:
+            return at_step(situation, RolloutStep.DONE, Because(PINNED, f"{rollout.revision} is served."))
         return at_step(situation, RolloutStep.BAKE, Because("Restarted", "All serving pods run it."))
     if rollout.template != situation.template_hash:
         # Another rolling restart began on top: its time counts from now, not from the promotion.
         return at_step(situation, RolloutStep.RESTART, Because(rollout.reason, rollout.message))
     # It waits for as long as there can be no pods, and has all its time once there can.
     hold, is_held = _hold(situation, rollout), rollout.reason in HELD
-    if hold is not None and not is_held:
-        return at_step(situation, RolloutStep.RESTART, hold)
-    if hold is None and is_held:
-        deployment = situation.observed.deployment
-        is_known = deployment is not None and not deployment.stale
-        goes_on = Because(_GOES_ON, "Its pods can be created now.")
-        return at_step(situation, RolloutStep.RESTART, goes_on) if is_known else None
+    if (hold is None) == is_held:
+        return _held_or_released(situation, RolloutStep.RESTART, hold)
     stuck = _taken_back(situation) or why_failing(situation)
     if stuck is None and wanted_pods(situation) > 0:
         stuck = crash_loop(situation) if is_held else why_stuck(situation, rollout)
     return None if stuck is None or situation.held else roll_back(situation, stuck)
+
+
+def _held_or_released(situation: Situation, step: RolloutStep, hold: Because | None) -> Step | None:
+    deployment = situation.observed.deployment
+    if hold is None and (deployment is None or deployment.stale):
+        return None  # it is not known yet
+    return at_step(situation, step, hold or Because(_GOES_ON, "Its pods can be created now."))
 
 
 def _hold(situation: Situation, rollout: RolloutStatus) -> Because | None:
@@ -168,9 +173,10 @@ def advance_bake(situation: Situation) -> Step | None:
         return at_step(
             situation, RolloutStep.BAKE, Because("SpecChanged", "All serving pods run the new spec.")
         )
-    if nobody_serves(situation) and (hold := _hold(situation, rollout)) is not None:
-        # Pods are gone and none can be created, which no other revision would mend: they are awaited anew.
-        return at_step(situation, RolloutStep.RESTART, hold)
+    # Where pods are gone and none can be created, no other revision would mend it: they are waited for.
+    hold = _hold(situation, rollout) if nobody_serves(situation) else None
+    if (hold is None) == (rollout.reason in HELD):
+        return _held_or_released(situation, RolloutStep.BAKE, hold)
     failing = crash_loop(situation) or why_failing(situation) or _why_dead(situation)
     if failing is not None and situation.status.previous is not None:
         return roll_back(situation, failing)
@@ -188,8 +194,9 @@ def advance_bake(situation: Situation) -> Step | None:
 
 
 def _end_of_bake(situation: Situation, rollout: RolloutStatus, job: ObservedJob | None) -> Step | None:
-    baked = after(rollout.since, situation.spec.rollout.bake_seconds)
-    if not situation.timers.passed(baked) or not somebody_serves(situation) or is_unheard(situation):
+    if not somebody_serves(situation) or is_unheard(situation):
+        return None
+    if not situation.timers.passed(served_until(rollout, situation.spec.rollout.bake_seconds)):
         return None
     outcome = validation_outcome(situation, rollout, job)
     told = Because(outcome.reason, outcome.message + in_words(situation))

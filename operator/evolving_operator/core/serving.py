@@ -107,8 +107,13 @@ def _leads_nowhere(situation: Situation, rollout: RolloutStatus) -> bool:
 def is_dead(situation: Situation) -> bool:
     """Whether no pod has been ready for as long as a rolling restart may take, though pods can be created."""
     since, seconds = unready_since(situation), situation.spec.rollout.progress_deadline_seconds
+    rollout = situation.status.rollout
     if since is None or not nobody_serves(situation) or pods_refused(situation):
         return False
+    if rollout is not None and rollout.step is RolloutStep.BAKE:
+        if rollout.reason in HELD:
+            return False
+        since = max(since, parse_time(rollout.since))  # or since its pods could be created again
     return situation.timers.passed(after(rfc3339(since), seconds))
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from evolving_operator.api.models import CanaryStep, RevisionRef, RolloutStatus, RolloutStep
 from evolving_operator.core.children import traffic
-from evolving_operator.core.clock import after, parse_time, rfc3339
 from evolving_operator.core.live_traffic import is_unheard, shadowed
+from evolving_operator.core.pause import UNPAUSED, is_starting, served_until
 from evolving_operator.core.serving import somebody_serves
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
@@ -25,23 +24,18 @@ def is_as_asked_for(situation: Situation, trial: RolloutStatus) -> bool:
 
 
 def follow_trial(situation: Situation) -> Step | None:
-    """A trial's time counts from when pods find their share in the ConfigMap, and while somebody serves.
+    """A trial's time counts from when pods find their share in the ConfigMap, and one of them serves.
 
     Pods that come and go do not begin it anew: what brings them down would never be found out.
     """
     trial = situation.trial
     if trial is None:
         return None
-    followed, serves = trial, somebody_serves(situation)
+    followed = trial
     if not _is_told(situation):
-        followed = trial if _is_starting(trial) else _begun(situation, trial, is_started=False)
-    elif _is_starting(trial):
-        followed = _begun(situation, trial, is_started=True) if serves else trial
-    elif not serves:
-        followed = trial if trial.paused_at else trial.updated(paused_at=situation.timestamp)
-    elif trial.paused_at is not None:
-        pause = max(situation.now - parse_time(trial.paused_at), timedelta(0))
-        followed = trial.updated(since=rfc3339(parse_time(trial.since) + pause), paused_at=None)
+        followed = trial if is_starting(trial) else _begun(situation, trial, is_started=False)
+    elif is_starting(trial) and somebody_serves(situation):
+        followed = _begun(situation, trial, is_started=True)
     return None if followed == trial else Step(situation.status.model_copy(update={"rollout": followed}))
 
 
@@ -50,17 +44,13 @@ def _is_told(situation: Situation) -> bool:
     return live is not None and live.file is not None and live.file.traffic == traffic(situation)
 
 
-def _is_starting(trial: RolloutStatus) -> bool:
-    return trial.reason == f"{trial.step}Starting"
-
-
 def _begun(situation: Situation, trial: RolloutStatus, *, is_started: bool) -> RolloutStatus:
     """The step from its beginning: of being told to the pods, or of their answers."""
     what = "requests unseen" if trial.step is RolloutStep.SHADOW else "conversations"
     verb = "answers" if is_started else "is to answer"
     return trial.updated(
+        **UNPAUSED,
         since=situation.timestamp,
-        paused_at=None,
         reason=f"{trial.step}{'Started' if is_started else 'Starting'}",
         message=f"{trial.revision} {verb} {trial.percent} % of the {what}.",
     )
@@ -69,12 +59,12 @@ def _begun(situation: Situation, trial: RolloutStatus, *, is_started: bool) -> R
 def next_trial(situation: Situation, ref: RevisionRef) -> RolloutStatus | None:
     """The trial that the candidate is to be in now: the present one, another one, or none any more."""
     policy, now = situation.spec.rollout, situation.trial
-    if now is not None and (_is_starting(now) or not somebody_serves(situation) or is_unheard(situation)):
+    if now is not None and (is_starting(now) or not somebody_serves(situation) or is_unheard(situation)):
         return now
     if policy.shadow is not None and (now is None or now.step is RolloutStep.SHADOW):
         shadow = now or _trial_status(situation, ref, RolloutStep.SHADOW, policy.shadow.percent)
         is_seen = now is not None and shadowed(situation, ref).requests >= policy.shadow.min_requests
-        if not is_seen and not situation.timers.passed(after(shadow.since, policy.shadow.timeout_seconds)):
+        if not is_seen and not situation.timers.passed(served_until(shadow, policy.shadow.timeout_seconds)):
             return shadow
     return None if policy.canary is None else _canary(situation, ref, policy.canary.steps)
 
@@ -89,7 +79,7 @@ def _canary(situation: Situation, ref: RevisionRef, steps: Sequence[CanaryStep])
     index = next((n for n, step in enumerate(steps) if now is not None and step.percent == now.percent), None)
     if now is None or now.step is not RolloutStep.CANARY or index is None:
         return status_of(steps[0])
-    if not situation.timers.passed(after(now.since, steps[index].pause_seconds)):
+    if not situation.timers.passed(served_until(now, steps[index].pause_seconds)):
         return now
     return status_of(steps[index + 1]) if index + 1 < len(steps) else None
 

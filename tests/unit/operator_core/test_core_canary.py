@@ -305,6 +305,72 @@ async def test_its_time_stands_still_while_an_autoscaler_wants_no_pod(world: Sim
     assert "CanaryEnded" not in world.events()
 
 
+async def test_its_time_stood_still_though_an_older_operator_did_not_note_it(
+    world: Simulation, spec: Spec
+) -> None:
+    await begin(world, spec)
+    world.pass_time(60)
+    world.node.lose_readiness("support")
+    await world.settle()
+    raw = world.cluster.get(names.AGENT_KIND, "support")
+    assert raw is not None
+    del raw["status"]["rollout"]["pausedAt"]
+    world.cluster.put(raw)
+    world.pass_time(3600)
+    world.restart()
+    await world.settle()
+    assert "its time stands still" in world.condition("Promoted").message
+
+    world.node.roll_out("support")
+    await world.settle()
+    world.pass_time(239)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+
+
+async def test_it_stands_still_though_the_clock_is_set_back(world: Simulation, spec: Spec) -> None:
+    await begin(world, spec)
+    world.node.lose_readiness("support")
+    await world.settle()
+    world.pass_time(-3600)
+    await world.settle()
+    world.pass_time(2400)
+    await world.settle()
+
+    world.node.roll_out("support")
+    await world.settle()
+    await expect_the_whole_first_step(world)
+
+
+async def test_a_candidate_whose_pods_start_for_longer_than_they_serve_is_given_up(
+    world: Simulation, spec: Spec
+) -> None:
+    """Each run that ends began while the one before was down: it is a run of the trial all the same."""
+    spec["agent"]["replicas"] = 1
+    await begin(world, spec)
+    began = rfc3339(world.now)
+    for restarts in range(1, 5):
+        world.node.lose_readiness("support")
+        (pod,) = world.node.pods("support", "agent")
+        ended = {"terminated": {"exitCode": 1, "startedAt": began, "finishedAt": rfc3339(world.now)}}
+        pod["status"]["containerStatuses"] = [
+            {"name": "agent", "restartCount": restarts, **CRASHING, "lastState": ended}
+        ]
+        world.cluster.put(pod)
+        await world.settle()
+        if place(world) == ("RolledBack", None):
+            break
+        world.pass_time(10)
+        began = rfc3339(world.now)
+        world.pass_time(120)
+        world.node.roll_out("support")
+        await world.settle()
+        world.pass_time(1)
+        await world.settle()
+
+    assert place(world) == ("RolledBack", None)
+
+
 async def test_a_candidate_that_takes_all_pods_down_again_and_again_is_given_up(
     world: Simulation, spec: Spec
 ) -> None:

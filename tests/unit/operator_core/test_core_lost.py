@@ -486,6 +486,29 @@ async def test_a_validation_begins_again_though_the_status_was_lost(world: Simul
     assert world.status.active.revision == BASE
 
 
+async def test_a_bake_goes_on_with_the_pods_that_serve_it_though_the_status_was_lost(
+    world: Simulation, spec: Spec
+) -> None:
+    """One of two has no node: a restart would wait for both."""
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2500)
+    world.node.roll_out("support")
+    await world.settle()
+    pod = world.node.pods("support", "agent")[1]
+    pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+    world.cluster.put(pod)
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 1, "availableReplicas": 1}
+    world.cluster.put(deployment)
+
+    lose_status(world)
+    await world.settle()
+
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.BAKE
+
+
 async def test_what_served_before_is_not_proven_by_a_lost_status(world: Simulation, spec: Spec) -> None:
     """It is on its way once more, its new pods do not come up, and the old ones serve on."""
     await world.serve(spec)

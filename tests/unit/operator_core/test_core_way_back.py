@@ -675,6 +675,131 @@ async def test_no_model_is_blamed_for_a_deployment_that_is_refused_in_its_bake(
         assert world.condition("Degraded").reason == "Forbidden"
 
 
+async def test_a_moment_in_which_nobody_serves_does_not_hold_a_bake_for_ever(
+    world: Simulation, spec: Spec
+) -> None:
+    """The quota stands on: what it refuses are pods that an autoscaler wants beside those that serve."""
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    await world.validate(revision, score=8000)
+    world.node.refuse_pods("support", "exceeded quota")
+    world.node.lose_readiness("support")
+    await world.settle()
+    assert rollout_of(world).reason == "PodsRefused"
+    assert "once there are pods" in world.condition("Progressing").message
+
+    world.node.roll_out("support")
+    world.node.refuse_pods("support", "exceeded quota")
+    for _ in range(2):
+        world.pass_time(3600)
+        await world.settle()
+
+    assert rollout_of(world).step is RolloutStep.DONE
+    assert world.is_finished(names.validate_job(revision))
+
+
+async def test_one_pod_of_two_is_enough_after_a_quota_was_lifted(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    await world.validate(revision, score=8000)
+    world.node.lose_readiness("support")
+    world.node.refuse_pods("support", "exceeded quota")
+    await world.settle()
+    world.node.refuse_pods("support", None)
+    await roll_out(world)
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 1, "availableReplicas": 1}
+    world.cluster.put(deployment)
+    await world.settle()
+
+    for _ in range(2):
+        world.pass_time(3600)
+        await world.settle()
+
+    assert active(world) == revision
+    assert rollout_of(world).step is RolloutStep.DONE
+
+
+async def test_no_model_is_blamed_for_an_edit_that_comes_while_none_can_be_created(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    world.node.lose_readiness("support")
+    world.node.refuse_pods("support", "exceeded quota")
+    await world.settle()
+
+    slip = {"podTemplate": {"spec": {"nodeSelector": {"disk": "sdd"}}}}
+    await apply(world, spec | {"agent": spec["agent"] | slip})
+    world.node.refuse_pods("support", None)
+    world.node.stick("support")
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+
+    assert active(world) == revision
+
+
+async def test_a_bakes_time_stands_still_while_an_autoscaler_wants_no_pod(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await begin_rollout(world, spec | {"rollout": {"bakeSeconds": 3600}})
+    await roll_out(world)
+    await world.validate(revision, score=8000)
+    world.pass_time(1800)
+    await world.settle()
+    autoscale(world, 0)
+    await world.settle()
+    world.pass_time(86_400)
+    await world.settle()
+    autoscale(world, 2)
+    await world.settle()
+
+    world.pass_time(1739)  # the validation took the first minute
+    await world.settle()
+    assert rollout_of(world).step is RolloutStep.BAKE
+    world.pass_time(1)
+    await world.settle()
+    assert rollout_of(world).step is RolloutStep.DONE
+
+
+async def test_what_a_pin_brought_to_no_pod_is_not_proven(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    revision = await world.train()
+    await apply(world, with_replicas(spec, 0) | {"rollout": {"pin": revision}})
+    await roll_out(world)
+
+    assert active(world) == revision
+    assert world.revision_status(revision).promoted_at is None
+    assert world.revision_status(revision).proven_at is None
+
+
+async def test_what_was_taken_back_and_came_up_by_a_pin_has_served(world: Simulation, spec: Spec) -> None:
+    """So nothing takes its place without a gate when its pods are lost for a moment; nor is it proven."""
+    revision = await begin_rollout(world, spec)
+    world.node.stick("support")
+    world.pass_time(601)
+    await world.settle()
+    await roll_out(world)
+    assert world.revision_status(revision).state is RevisionState.ROLLED_BACK
+    await apply(world, spec | {"rollout": {"pin": revision}})
+    await roll_out(world)
+    world.pass_time(3600)
+    await apply(world, spec)
+
+    world.node.lose_readiness("support")
+    await apply(world, spec | {"model": {**spec["model"], "base": "qwen3"}})
+
+    assert active(world) == revision
+    assert world.revision_status(revision).proven_at is None
+    await roll_out(world)
+    await apply(world, spec | {"rollout": {"canary": {"steps": [{"percent": 10, "pauseSeconds": 60}]}}})
+    second = await world.train("model-2", job="support-finetune-2")
+    await world.evaluate(second, lower=2500)
+    assert rollout_of(world).step is RolloutStep.CANARY
+    assert world.revision_status(revision).proven_at is None
+
+
 async def test_who_is_scaled_to_none_in_a_bake_holds_nobody_up(world: Simulation, spec: Spec) -> None:
     await begin_rollout(world, spec)
     await roll_out(world)
@@ -701,6 +826,7 @@ async def test_no_model_is_blamed_where_no_pod_is_wanted(world: Simulation, spec
     world.pass_time(3600)
     await world.settle()
     assert active(world) == revision
+    assert world.condition("Degraded").status is ConditionStatus.FALSE
 
 
 async def test_who_rejects_what_a_rollback_has_returned_to_goes_further_back(

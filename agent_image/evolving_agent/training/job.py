@@ -165,8 +165,13 @@ def _backend(context: JobContext, learning: LearningConfig, training: Training) 
         work_dir = context.layout.runs(KIND) / "work"
         return LoRATraining(chosen.lora, adapters, work_dir, learning.endpoint.base_url)
     settings = chosen.open_ai or OpenAIBackend()
-    endpoint = settings.endpoint or learning.endpoint
-    key = context.variables.get(env.TRAINING_API_KEY) or context.variables.get(env.API_KEY)
+    # An endpoint of its own may be another's server: the model endpoint's key is none of its business.
+    endpoint, variable = (
+        (learning.endpoint, env.API_KEY)
+        if settings.endpoint is None
+        else (settings.endpoint, env.TRAINING_API_KEY)
+    )
+    key = context.variables.get(variable)
     return OpenAIFineTuning(endpoint.base_url, key, settings, context.variables.get(env.AGENT_UID, ""))
 
 

@@ -133,15 +133,32 @@ def report_fault(message: str) -> str | None:
 
 
 def encode_report(report: Report) -> bytes:
-    """The report as UTF-8 JSON that fits into a termination message: a long message is shortened."""
-    encoded = report.model_dump_json(by_alias=True, exclude_none=True).encode()
-    if len(encoded) > MAX_REPORT_BYTES:
-        overrun = len(encoded) - MAX_REPORT_BYTES
-        keep = max(0, len(report.message.encode()) - overrun - 8)
-        shortened = report.message.encode()[:keep].decode(errors="ignore") + "…"
-        encoded = (
-            report.model_copy(update={"message": shortened})
-            .model_dump_json(by_alias=True, exclude_none=True)
-            .encode()
-        )
+    """The report as UTF-8 JSON that fits into a termination message: texts are shortened, numbers stay.
+
+    What counts are bytes, as JSON writes them: a quote takes two, a Chinese character three.
+    """
+    limit = MAX_MESSAGE_CHARS
+    encoded = _encoded(report)
+    while len(encoded) > MAX_REPORT_BYTES and limit > 1:
+        limit //= 2
+        encoded = _encoded(_shortened(report, limit))
     return encoded
+
+
+def _encoded(report: Report) -> bytes:
+    return report.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def _shortened(report: Report, limit: int) -> Report:
+    """With no text longer than that many characters."""
+    changes: dict[str, object] = {"message": _cut(report.message, limit)}
+    if isinstance(report, EvaluationReport | ValidationReport):
+        changes["suites"] = tuple(
+            suite if suite.error is None else suite.updated(error=_cut(suite.error, limit))
+            for suite in report.suites
+        )
+    return report.model_copy(update=changes)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,182 @@
+"""Whatever a run has to say, its report arrives: kubelet cuts a termination message that is longer."""
+
+from __future__ import annotations
+
+from string import ascii_letters, ascii_lowercase, digits
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from evolving_agent.contract.report import (
+    MAX_COUNT,
+    MAX_MESSAGE_CHARS,
+    MAX_REPORT_BYTES,
+    CurationReport,
+    DatasetRef,
+    EvaluationReport,
+    Outcome,
+    ReleaseReport,
+    Report,
+    ServeReport,
+    SuiteResult,
+    TrainingReport,
+    ValidationReport,
+    encode_report,
+    parse_report,
+)
+
+LONG_WORDS = {
+    "chinese": "模型服务暂时不可用。请稍后重试。",
+    "quotes": '"',
+    "backslashes": '\\"quoted\\" ',
+    "controls": "\x1b[0m",
+    "emoji": "🙈",
+    "plain": "it does not answer ",
+}
+
+
+def repeated(words: str, length: int) -> str:
+    return (words * length)[:length]
+
+
+def said(most: int) -> st.SearchStrategy[str]:
+    """Whatever a provider may say, as long as it may be."""
+    return st.builds(repeated, st.text(min_size=1, max_size=8), st.integers(0, most))
+
+
+def name(most: int) -> st.SearchStrategy[str]:
+    """As Kubernetes and the spec allow them."""
+    return st.builds(
+        repeated, st.text(ascii_lowercase + digits, min_size=1, max_size=8), st.integers(1, most)
+    )
+
+
+def given_by_a_provider(most: int) -> st.SearchStrategy[str]:
+    """Names of models and jobs: in any script, but printable."""
+    letters = st.characters(exclude_categories=["Cc", "Cs"])
+    return st.builds(repeated, st.text(letters, min_size=1, max_size=8), st.integers(0, most))
+
+
+COUNT = st.integers(0, MAX_COUNT)
+BASIS_POINTS = st.integers(-(2**31), MAX_COUNT)
+REASON = st.text(ascii_letters, min_size=1, max_size=63).map(lambda letters: f"A{letters}")
+DATASET = st.builds(DatasetRef, version=name(253), digest=name(128), examples=COUNT, holdout=COUNT)
+SUITES = st.lists(
+    st.one_of(
+        st.builds(
+            SuiteResult,
+            suite=name(40),
+            samples=COUNT,
+            baseline_bps=BASIS_POINTS,
+            candidate_bps=BASIS_POINTS,
+            delta_bps=BASIS_POINTS,
+            lower_bps=BASIS_POINTS,
+        ),
+        st.builds(SuiteResult, suite=name(40), error_reason=REASON, error=said(400)),
+    ),
+    max_size=16,
+).map(tuple)
+COMMON = {
+    "run_id": name(63),
+    "outcome": st.sampled_from(Outcome),
+    "reason": REASON,
+    "message": said(MAX_MESSAGE_CHARS),
+}
+REPORTS: st.SearchStrategy[Report] = st.one_of(
+    st.builds(EvaluationReport, **COMMON, candidate=name(63), incumbent=name(63), suites=SUITES),
+    st.builds(ValidationReport, **COMMON, revision=name(63), suites=SUITES),
+    st.builds(
+        TrainingReport,
+        **COMMON,
+        base=given_by_a_provider(256),
+        model_id=given_by_a_provider(256),
+        backend=st.sampled_from(["OpenAI", "LoRA"]),
+        job_id=given_by_a_provider(256),
+        dataset=DATASET,
+        hyperparameters_digest=name(8),
+        trained_tokens=COUNT,
+    ),
+    st.builds(
+        CurationReport,
+        **COMMON,
+        dataset=DATASET,
+        dropped=st.dictionaries(name(40), COUNT, max_size=20),
+        quarantined=COUNT,
+    ),
+    st.builds(ReleaseReport, **COMMON, jobs_cancelled=COUNT, models_deleted=COUNT, files_deleted=COUNT),
+    st.builds(ServeReport, **COMMON),
+)
+
+
+def without_texts(report: Report) -> Report:
+    changes: dict[str, object] = {"message": ""}
+    if isinstance(report, EvaluationReport | ValidationReport):
+        changes["suites"] = tuple(
+            suite if suite.error is None else suite.updated(error="") for suite in report.suites
+        )
+    return report.model_copy(update=changes)
+
+
+LARGEST = EvaluationReport(
+    run_id="r" * 63,
+    outcome=Outcome.SUCCEEDED,
+    reason="R" * 64,
+    message="\0" * MAX_MESSAGE_CHARS,
+    candidate="c" * 63,
+    incumbent="i" * 63,
+    suites=tuple(
+        SuiteResult(
+            suite="s" * 40,
+            samples=MAX_COUNT,
+            baseline_bps=-(2**31),
+            candidate_bps=-(2**31),
+            delta_bps=-(2**31),
+            lower_bps=-(2**31),
+        )
+        for _ in range(16)
+    ),
+)
+
+
+@given(REPORTS)
+@example(LARGEST)
+def test_any_report_fits_and_loses_nothing_but_words(report: Report) -> None:
+    encoded = encode_report(report)
+
+    assert len(encoded) <= MAX_REPORT_BYTES
+    arrived = parse_report(encoded.decode())
+    assert arrived is not None
+    assert without_texts(arrived) == without_texts(report)
+
+
+@pytest.mark.parametrize("suites", [1, 3, 16])
+@pytest.mark.parametrize("words", LONG_WORDS.values(), ids=LONG_WORDS)
+def test_of_long_errors_each_suite_tells_the_beginning(words: str, suites: int) -> None:
+    report = EvaluationReport(
+        run_id="support-evaluate-12345678",
+        outcome=Outcome.FAILED,
+        reason="UpstreamError",
+        message=repeated(words, MAX_MESSAGE_CHARS),
+        candidate="support-12345678",
+        incumbent="support-87654321",
+        suites=tuple(
+            SuiteResult(suite=f"suite-{n}", error_reason="UpstreamError", error=repeated(words, 400))
+            for n in range(suites)
+        ),
+    )
+
+    arrived = parse_report(encode_report(report).decode())
+
+    assert isinstance(arrived, EvaluationReport)
+    for suite in arrived.suites:
+        assert len(suite.error or "") >= 16
+        assert (suite.error or "").removesuffix("…") in repeated(words, 400)
+
+
+def test_a_report_that_fits_arrives_as_it_is() -> None:
+    report = ServeReport(
+        run_id="r", outcome=Outcome.FAILED, reason="ModelGone", message=repeated("模", MAX_MESSAGE_CHARS)
+    )
+
+    assert parse_report(encode_report(report).decode()) == report

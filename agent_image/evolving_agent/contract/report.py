@@ -15,6 +15,7 @@ MAX_MESSAGE_CHARS = 1024
 MAX_COUNT = 2**31 - 1
 
 BasisPoints = Annotated[int, Field(ge=-(2**31), le=MAX_COUNT)]  # a bound may lie below -100 %
+Reason = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=64)]
 
 
 class Outcome(StrEnum):
@@ -35,7 +36,7 @@ class _Report(Document):
     version: Literal[1] = 1
     run_id: str
     outcome: Outcome
-    reason: str = Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=64)
+    reason: Reason
     message: str = Field(max_length=MAX_MESSAGE_CHARS)
 
 
@@ -71,7 +72,7 @@ class SuiteResult(Document):
     candidate_bps: BasisPoints | None = None
     delta_bps: BasisPoints | None = None
     lower_bps: BasisPoints | None = None
-    error_reason: str | None = None
+    error_reason: Reason | None = None
     error: str | None = Field(default=None, max_length=400)
 
 

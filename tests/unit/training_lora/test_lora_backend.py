@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from evolving_agent.contract.learning import AdapterVolume, Hyperparameters, LoRABackend
+from evolving_agent.contract.learning import AdapterVolume, BackendType, Hyperparameters, LoRABackend
+from evolving_agent.contract.report import DatasetRef
+from evolving_agent.reporting import JobError
+from evolving_agent.store.layout import StoreLayout
+from evolving_agent.training.backends import Order
 from evolving_agent.training.lora.backend import LoRAError, LoRAResult, train_and_publish
 from evolving_agent.training.lora.train import Progress
+from evolving_agent.training.lora_backend import LoRATraining
+from evolving_agent.training.run_state import Identity, RunFile, TrainingState
 
 RECORD = {
     "examples": 240,
@@ -72,6 +78,23 @@ def test_a_missing_base_model_is_named(tmp_path: Path) -> None:
         run(tmp_path, settings(base_model_path="/nowhere"))
 
     assert (refused.value.reason, refused.value.permanent) == ("BaseModelMissing", True)
+
+
+@pytest.mark.parametrize("suffix", [".acme", "-acme", "_acme"])
+def test_an_impossible_name_is_a_fault_of_the_settings_that_uses_up_no_attempt(
+    tmp_path: Path, suffix: str
+) -> None:
+    """An older operator let such a suffix through. Only TrainingFailedError would use an attempt up."""
+    dataset = DatasetRef(version="ds-1", digest="d", examples=10)
+    identity = Identity("base", dataset, BackendType.LORA, "digest")
+    begun = TrainingState.begin(identity, str(tmp_path), attempt=1)
+    order = Order("support", suffix, tmp_path, dataset.format, Hyperparameters(), deadline_seconds=60)
+    backend = LoRATraining(settings(), tmp_path, tmp_path / "work", "http://127.0.0.1:9/v1")
+
+    with pytest.raises(JobError, match=r"cannot name an adapter.*training\.suffix") as refused:
+        backend.train(order, RunFile(StoreLayout(tmp_path / "store"), begun))
+
+    assert (refused.value.reason, refused.value.permanent) == ("InvalidAdapterName", True)
 
 
 def test_a_missing_volume_is_found_before_anything_is_trained(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def train_and_publish(
         raise LoRAError("ModelServerUnavailable", str(error), permanent=False) from error
     except convert.UnsupportedModelError as error:
         raise LoRAError("UnsupportedBaseModel", str(error), permanent=True) from error
-    except ValueError as error:  # a malformed example, none short enough, an impossible model ID
+    except publish.AdapterNameError as error:
+        raise LoRAError("InvalidAdapterName", str(error), permanent=True) from error
+    except ValueError as error:  # a malformed example, none short enough
         raise LoRAError("InvalidTrainingData", str(error), permanent=True) from error
     except ImportError as error:
         raise LoRAError(

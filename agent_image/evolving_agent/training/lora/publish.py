@@ -24,6 +24,10 @@ class VolumeError(OSError):
     """The adapter volume is missing, read-only or full. The text says which and what to do."""
 
 
+class AdapterNameError(ValueError):
+    """A model ID that no model server would serve from a directory of its name."""
+
+
 class AnnouncementError(Exception):
     """The adapter lies in its place, but the model server does not serve it (yet)."""
 
@@ -106,7 +110,10 @@ def _models(client: httpx.Client, base: str) -> list[str]:
 
 def _place(adapters: Path, model_id: str) -> Path:
     if _MODEL_ID.fullmatch(model_id) is None:
-        raise ValueError(f"{model_id!r} cannot name an adapter (letters, digits and ._:@+-)")
+        raise AdapterNameError(
+            f"{model_id!r} cannot name an adapter: a letter or digit, then letters, digits and ._:@+-, 200 "
+            "characters in all; correct training.suffix"
+        )
     return adapters / model_id
 
 

@@ -11,9 +11,15 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from agents import Agent, Handoff, ModelSettings, RunContextWrapper
+from agents import Agent, Handoff, ModelSettings, RunContextWrapper, handoff
 
-from evolving_agent.contract.config import AgentConfig, ReflectionMode, SpecialistMode, ToolUseBehavior
+from evolving_agent.contract.config import (
+    AgentConfig,
+    ReflectionMode,
+    Specialist,
+    SpecialistMode,
+    ToolUseBehavior,
+)
 from evolving_agent.contract.tools import BuiltinName, BuiltinTool, Tool
 from evolving_agent.runtime.specialists import as_tool
 from evolving_agent.runtime.tools.invocation import RunScope, ToolDefinition
@@ -31,6 +37,7 @@ class _Built:
     config: AgentConfig
     definitions: Definitions
     main: Agent[RunScope]
+    names: frozenset[str]
 
 
 class Teams:
@@ -44,24 +51,24 @@ class Teams:
 
     async def of(self, config: AgentConfig) -> Agent[RunScope]:
         """The main agent, with its specialists behind it."""
+        return (await self._of(config)).main
+
+    async def names(self, config: AgentConfig) -> frozenset[str]:
+        """Of all that the model may call, under the main agent or one that it hands over to."""
+        return (await self._of(config)).names
+
+    async def _of(self, config: AgentConfig) -> _Built:
         definitions = [await self._toolbox.definitions(offered_tools(config))]
         definitions += [await self._toolbox.definitions(each.tools) for each in config.specialists]
         key = id(config)  # its hash takes longer than all of this; the entry keeps it alive
         known = self._built.get(key)
         if known is None or known.definitions != definitions:
-            known = self._built[key] = _Built(config, definitions, self._build(config, definitions))
+            known = self._built[key] = self._build(config, definitions)
             while len(self._built) > MAX_BUILT:
                 self._built.popitem(last=False)
-        return known.main
+        return known
 
-    async def names(self, config: AgentConfig) -> frozenset[str]:
-        """Of all that the model may call, under the main agent or one that it hands over to."""
-        main = await self.of(config)
-        agents = [main, *(agent for agent in main.handoffs if isinstance(agent, Agent))]
-        tools = {tool.name for agent in agents for tool in agent.tools}
-        return frozenset(tools | {Handoff.default_tool_name(agent) for agent in agents[1:]})
-
-    def _build(self, config: AgentConfig, definitions: Definitions) -> Agent[RunScope]:
+    def _build(self, config: AgentConfig, definitions: Definitions) -> _Built:
         stop_on_first = config.tool_use_behavior is ToolUseBehavior.STOP_ON_FIRST_TOOL
         # not in the RunConfig, where the SDK would resolve type hints for each run: a millisecond of CPU
         settings = ModelSettings(
@@ -82,8 +89,10 @@ class Teams:
             )
 
         own, *theirs = definitions
-        handoffs: list[Agent[RunScope]] = []
+        handoffs: list[Handoff[RunScope, Agent[RunScope]]] = []
         asked: list[ToolDefinition] = []
+        taken = {tool.name for tool in own}
+        behind: set[str] = set()  # functions of those handed over to, which may have names taken here
         for each, tools in zip(config.specialists, theirs, strict=True):
             specialist = member(
                 each.name,
@@ -93,17 +102,29 @@ class Teams:
                 handoff_description=each.description,
                 model=None if each.model is None else each.name,
             )
+            function = _function_of(each)
+            if function in taken:
+                logger.error("the specialist %s is not offered: a tool is called %s", each.name, function)
+                continue
+            taken.add(function)
             if each.mode is SpecialistMode.HANDOFF:
-                handoffs.append(specialist)
-            elif each.name in {tool.name for tool in own}:
-                logger.error("the specialist %s is not offered: a tool has its name", each.name)
+                handoffs.append(handoff(specialist, tool_name_override=function))
+                behind |= {tool.name for tool in tools}
             else:
                 asked.append(as_tool(each, specialist))
-        return member(self._name, [*own, *asked], instructions=_system_of_run, handoffs=handoffs)
+        main = member(self._name, [*own, *asked], instructions=_system_of_run, handoffs=handoffs)
+        return _Built(config, definitions, main, frozenset(taken | behind))
 
 
 def _system_of_run(context: RunContextWrapper[RunScope], _: Agent[RunScope]) -> str:
     return context.context.trace.prompt
+
+
+def _function_of(specialist: Specialist) -> str:
+    """What the model calls to reach it. The SDK's own name of a hand-off is the same for EU and eu, or for
+    order-desk and order_desk; this one stays within the 64 characters of a function's name.
+    """
+    return specialist.name if specialist.mode is SpecialistMode.TOOL else f"transfer_to_{specialist.name}"
 
 
 def offered_tools(config: AgentConfig) -> tuple[Tool, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
@@ -90,18 +89,6 @@ def test_what_names_another_object_has_the_form_of_a_name(model: type[Document])
     names = {path: field for path, field in fields(schema) if path.endswith(("Ref.name", ".claimName"))}
     assert names
     assert {path for path, field in names.items() if field.get("pattern") != OBJECT_NAME} == set()
-
-
-@pytest.mark.parametrize(
-    ("suffix", "is_taken"),
-    [("", True), ("acme", True), ("7.a_b-", True), (".acme", False), ("-acme", False), ("_acme", False)],
-)
-def test_a_suffix_can_begin_the_name_of_an_adapter(suffix: str, is_taken: bool) -> None:
-    training = structural_schema(EvolvingAgentSpec)["properties"]["training"]
-
-    valid = jsonschema.Draft202012Validator(training["properties"]["suffix"]).is_valid(suffix)
-
-    assert valid is is_taken
 
 
 @pytest.mark.parametrize("model", ALL)

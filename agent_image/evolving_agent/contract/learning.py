@@ -199,7 +199,7 @@ class Training(Document):
     suffix: str = Field(
         default="",
         max_length=64,
-        pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]*)?$",  # an adapter's name begins so, and is a directory's
+        pattern=r"^[a-zA-Z0-9._-]*$",
         description="Part of the trained model's name; the agent's name if empty.",
     )
     thresholds: TrainingThresholds = Field(

@@ -278,6 +278,11 @@ class Storage(Document):
 
 class AgentTraining(Training):
     model_config = rules(
+        Rule(  # no pattern: what is stored stays readable
+            "!has(self.suffix) || self.suffix == '' || self.suffix.matches('^[a-zA-Z0-9]')",
+            "suffix begins with a letter or a digit, as the name of an adapter does",
+            ".suffix",
+        ),
         Rule(
             "!has(self.podTemplate) || !has(self.podTemplate.spec.containers) "
             "|| self.podTemplate.spec.containers.all(container, container.name == 'job')",

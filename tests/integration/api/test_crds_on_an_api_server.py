@@ -187,6 +187,10 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
         {"training": {"suffix": "my model"}},
         ["spec.training.suffix", "should match"],
     ),
+    "a suffix that no adapter's name can begin with": (
+        {"training": {"suffix": ".acme"}},
+        ["spec.training.suffix", "begins with a letter or a digit"],
+    ),
     "two tools of one name": (
         {"agent": {"tools": [{"name": "recall", "type": "BuiltIn"}] * 2}},
         ["spec.agent.tools[1]", "Duplicate value"],

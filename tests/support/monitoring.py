@@ -78,6 +78,7 @@ class Experience:
 def _runs(pod: Metrics, arm: Arm) -> None:
     pod.run_ended(arm, "ok", 0.3)
     pod.run_ended(arm, "upstream_error", 1.2)
+    pod.run_ended(arm, "cancelled", 0.1)
     pod.first_token.labels(*arm.labels).observe(0.05)
     pod.tokens_used(arm, 80, 20)
     pod.tool_calls.labels(*arm.labels, "route_request", "ok").inc()

@@ -101,6 +101,12 @@ def test_an_agent_that_two_replicas_tell_of_is_one_agent(
         assert not any("pod" in one["metric"] for one in series)
 
 
+def test_a_client_that_leaves_is_no_error_and_no_answer(prometheus: Prometheus) -> None:
+    """Of three requests one was answered, one failed, and one was cancelled."""
+    (share,) = prometheus.series(filled_in(PANELS["Errors"]["targets"][0]["expr"]))
+    assert float(share["value"][1]) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     "title", [title for title in PANELS if "$agent" in PANELS[title]["targets"][0]["expr"]]
 )

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from evolving_agent.contract.base import Document
+from evolving_agent.contract.learning import OpenAIBackend
 from evolving_agent.contract.refs import OBJECT_NAME
 from evolving_operator.__main__ import main
 from evolving_operator.api.crd import custom_resource_definitions, render, structural_schema
@@ -110,6 +111,18 @@ def test_an_agent_that_no_operator_has_seen_is_not_taken_for_done() -> None:
 
     assert status["default"] == {"observedGeneration": -1}
     assert EvolvingAgentStatus.model_validate(status["default"]).active is None
+
+
+def test_where_a_model_is_trained_nobody_says_which_api_answers() -> None:
+    """Training asks neither of the two. An object of before is read as ever."""
+    (crd,) = (crd for name, crd in custom_resource_definitions().items() if "evolvingagents.yaml" in name)
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    openai = dict(fields(spec))[".training.backend.openAI.endpoint"]
+    assert list(openai["properties"]) == ["baseURL", "apiKeySecretRef"]
+
+    older = {"endpoint": {"baseURL": "http://provider/v1", "api": "Responses"}}
+    read = OpenAIBackend.model_validate(older).to_wire()
+    assert read == {"endpoint": {"baseURL": "http://provider/v1"}}
 
 
 def _as_the_api_server_fills_in(value: Any, schema: dict[str, Any]) -> Any:

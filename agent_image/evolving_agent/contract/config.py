@@ -20,8 +20,8 @@ class ModelAPI(StrEnum):
     RESPONSES = "Responses"
 
 
-class Endpoint(Document):
-    """An OpenAI-compatible HTTP endpoint."""
+class HTTPEndpoint(Document):
+    """Where an OpenAI-compatible API is, and the key to it."""
 
     base_url: str = Field(
         default="https://api.openai.com/v1",
@@ -34,6 +34,11 @@ class Endpoint(Document):
         default=None,
         description="Secret that holds the API key. Leave it out for servers that need none.",
     )
+
+
+class Endpoint(HTTPEndpoint):
+    """The endpoint of a model that is asked."""
+
     api: ModelAPI = Field(
         default=ModelAPI.CHAT_COMPLETIONS, description="Which of OpenAI's two text APIs the endpoint speaks."
     )

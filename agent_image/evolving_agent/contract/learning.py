@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from evolving_agent.contract.base import Document, Rule, rules
-from evolving_agent.contract.config import Endpoint
+from evolving_agent.contract.config import Endpoint, HTTPEndpoint
 from evolving_agent.contract.refs import ConfigMapKeyRef, ObjectName
 
 LEARNING_VERSION: Final = 1
@@ -101,7 +101,7 @@ class BackendType(StrEnum):
 class OpenAIBackend(Document):
     """Any fine-tuning API in OpenAI's shape."""
 
-    endpoint: Endpoint | None = Field(
+    endpoint: HTTPEndpoint | None = Field(
         default=None, description="Where to train. Defaults to the agent's own model endpoint."
     )
     learning_rate_multiplier_percent: int | None = Field(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from evolving_agent.contract import env
-from evolving_agent.contract.config import Endpoint
+from evolving_agent.contract.config import HTTPEndpoint
 from evolving_agent.contract.learning import BackendType
 from evolving_operator.api import names
 from evolving_operator.api.models import DeletionPolicy
@@ -25,7 +25,7 @@ _BACKOFF_LIMIT = 6
 TAKEN_FROM_TEMPLATE = ("imagePullSecrets", "nodeSelector", "tolerations", "priorityClassName", "dnsConfig")
 
 
-def provider_endpoint(context: BuildContext) -> Endpoint | None:
+def provider_endpoint(context: BuildContext) -> HTTPEndpoint | None:
     """The provider that trains for the agent, and keeps what came of it; None where none does."""
     training = context.spec.training
     if training is None or training.backend.type is not BackendType.OPENAI:
@@ -61,7 +61,7 @@ def build_provider_debt(context: BuildContext) -> Manifest:
     )
 
 
-def _release_job(context: BuildContext, endpoint: Endpoint) -> Manifest:
+def _release_job(context: BuildContext, endpoint: HTTPEndpoint) -> Manifest:
     return release_job(
         context.name,
         context.uid,

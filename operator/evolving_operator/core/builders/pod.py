@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evolving_agent.contract import env
-from evolving_agent.contract.config import Endpoint
+from evolving_agent.contract.config import HTTPEndpoint
 from evolving_agent.contract.refs import SecretKeyRef
 from evolving_operator.api import names
 from evolving_operator.api.pod_template import PodTemplate
@@ -61,7 +61,7 @@ def from_secret(name: str, ref: SecretKeyRef) -> Manifest:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.name, "key": ref.key}}}
 
 
-def endpoint_key(name: str, endpoint: Endpoint | None) -> list[Manifest]:
+def endpoint_key(name: str, endpoint: HTTPEndpoint | None) -> list[Manifest]:
     """The variable `name` with the endpoint's API key; nothing where the endpoint needs none."""
     if endpoint is None or endpoint.api_key_secret_ref is None:
         return []

@@ -46,7 +46,11 @@ class CurationThresholds(Document):
         default=80, ge=50, le=100, description="Two inputs this similar (Jaccard, exact) count as one."
     )
     max_task_type_percent: int = Field(
-        default=50, ge=1, le=100, description="No task type makes up more than this share of the dataset."
+        default=50,
+        ge=1,
+        le=100,
+        description="Largest share of the dataset that one task type makes up; where there are too few types "
+        "for that, an equal share for each. Examples without a task type count, but are not limited.",
     )
 
 

@@ -83,6 +83,16 @@ def test_lists_and_texts_of_a_spec_are_bounded(model: type[Document]) -> None:
             assert "maxLength" in field, path
 
 
+@pytest.mark.parametrize("model", STATUSES.values())
+def test_lists_of_a_status_are_bounded(model: type[Document]) -> None:
+    schema = structural_schema(model, defaults=False)
+    bounds = {path: field.get("maxItems") for path, field in fields(schema) if field["type"] == "array"}
+    suites = dict(fields(structural_schema(EvolvingAgentSpec)))[".evaluation.suites"]
+
+    assert bounds.pop(".conditions") == 64
+    assert set(bounds.values()) <= {suites["maxItems"]}
+
+
 @pytest.mark.parametrize("model", SPECS.values())
 def test_what_names_another_object_has_the_form_of_a_name(model: type[Document]) -> None:
     """The agent's own configuration asks for it: what the API server let through could not be rendered."""

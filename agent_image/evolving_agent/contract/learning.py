@@ -18,6 +18,7 @@ from evolving_agent.contract.refs import ConfigMapKeyRef, ObjectName
 LEARNING_VERSION: Final = 1
 LEARNING_KEY = "learning.json"
 DEFAULT_BETA_PERCENT = 10
+MAX_SUITES: Final = 16
 
 # Five fields, names of months and days included. What a pattern cannot see (30 February) is found
 # by the operator and shown as Degraded/InvalidSpec.
@@ -252,7 +253,7 @@ class OnInconclusive(StrEnum):
 class Evaluation(Document):
     suites: tuple[Suite, ...] = Field(
         default=(),
-        max_length=16,
+        max_length=MAX_SUITES,
         description="What a candidate must pass. With no suite, the dataset's held-out split is the suite.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from evolving_agent.contract.base import Document, Rule, rules
 from evolving_agent.contract.config import (
@@ -19,7 +20,7 @@ from evolving_agent.contract.config import (
     Specialist,
     ToolUseBehavior,
 )
-from evolving_agent.contract.learning import Curation, Evaluation, Training
+from evolving_agent.contract.learning import MAX_SUITES, Curation, Evaluation, Training
 from evolving_agent.contract.refs import HTTP_URL, ConfigMapKeyRef, DataKey, ObjectName, SecretKeyRef
 from evolving_agent.contract.tools import Tool
 from evolving_operator.api.network_policy import NetworkPolicy
@@ -29,6 +30,7 @@ Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # 
 
 
 MAX_INSTRUCTIONS = 65_536  # characters
+MAX_CONDITIONS = 64  # the operator's, and those of others
 
 # --- EvolvingAgent.spec ---------------------------------------------------------------------------
 
@@ -461,6 +463,11 @@ class EvolvingAgentSpec(Document):
 # --- EvolvingAgent.status -------------------------------------------------------------------------
 
 
+def _status_list(key: str, longest: int) -> JsonDict:
+    """The bound is the API server's: the operator reads what is longer all the same."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key], "maxItems": longest}
+
+
 class ConditionStatus(StrEnum):
     TRUE = "True"
     FALSE = "False"
@@ -635,7 +642,7 @@ class EvolvingAgentStatus(Document):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Ready, Progressing, Degraded, DatasetReady, Trained, Evaluated and Promoted.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        json_schema_extra=_status_list("type", MAX_CONDITIONS),
     )
 
 
@@ -722,7 +729,7 @@ class AgentRevisionStatus(Document):
     verdicts: tuple[SuiteVerdict, ...] = Field(
         default=(),
         description="The verdict of each suite.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["suite"]},
+        json_schema_extra=_status_list("suite", MAX_SUITES),
     )
     promoted_at: Timestamp | None = Field(default=None, description="When it first served all users.")
     proven_at: Timestamp | None = Field(
@@ -738,7 +745,7 @@ class AgentRevisionStatus(Document):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Evaluated, Approved and Active.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        json_schema_extra=_status_list("type", MAX_CONDITIONS),
     )
 
 

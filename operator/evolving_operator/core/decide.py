@@ -247,21 +247,24 @@ def _conditions(agent: ObservedAgent, findings: dict[str, Finding], now: str) ->
 
 def _reject(observed: Observed, fault: InvalidField, now: datetime) -> Iterator[Action]:
     """A spec that cannot be read changes nothing but what goes with the agent (`_kept`), and what is said
-    about it: what serves goes on serving."""
-    agent = observed.agent
-    kept = {
-        item.type: Finding(item.status, item.reason, item.message)
-        for item in agent.status.conditions
-        if item.type not in ("Ready", "Degraded", "Stalled", "Reconciling")
+    about it: what serves goes on serving. Conditions that only a spec that is read could change speak of
+    the one before, and when a schedule comes round is not known."""
+    agent, deployment, invalid = observed.agent, observed.deployment, health.unread(fault)
+    findings = {
+        "Ready": health.ready_unread(deployment, fault),
+        "Progressing": health.progressing_unread(deployment, fault),
+        "Degraded": invalid,
+        "Stalled": invalid,
     }
-    deployment, invalid = observed.deployment, health.unread(fault)
-    told = {"Ready": health.ready_unread(deployment, fault)}
-    findings = told | kept | {"Degraded": invalid, "Stalled": invalid}
+    told = {*findings, "Reconciling"}
+    kept = (item for item in agent.status.conditions if item.type not in told)
     status = agent.status.updated(
         observed_generation=agent.generation,
         replicas=deployment.replicas if deployment else 0,
         ready_replicas=deployment.ready if deployment else 0,
-        conditions=_conditions(agent, findings, rfc3339(now)),
+        next_curation_time=None,
+        next_training_time=None,
+        conditions=(*_conditions(agent, findings, rfc3339(now)), *kept),
     )
     if status == agent.status:
         return

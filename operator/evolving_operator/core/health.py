@@ -37,6 +37,7 @@ _ON_THE_WAY = {
     RolloutStep.RESTART: ("RollingRestart", "is rolled out to the serving pods"),
     RolloutStep.BAKE: ("Baking", "serves, and is being validated"),
 }
+_BEING_BROUGHT = true("RollingRestart", "The serving pods are being brought to their desired state.")
 _SCALED_TO_ZERO = true("ScaledToZero", "The serving pods were scaled to none: nothing is to be served.")
 # So often a child is set right at once before the operator waits.
 CONTESTED_AFTER = 3
@@ -92,13 +93,23 @@ def progressing(situation: Situation) -> Finding:
             what = "is to be validated and watched once there are pods that serve it"
         return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
     if not situation.settled:
-        being_brought = true("RollingRestart", "The serving pods are being brought to their desired state.")
-        return _unserved_waits(situation) or being_brought
+        return _unserved_waits(situation) or _BEING_BROUGHT
     if status.candidate is not None and not situation.spec.suspend:
         if awaits_person(situation):
             return false("AwaitsPerson", f"Revision {status.candidate.revision} waits: see Promoted.")
         return true("CandidateInProof", f"Revision {status.candidate.revision} is being proven.")
     return false("Converged", "Everything is as the spec asks.")
+
+
+def progressing_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> Finding:
+    """Progressing of an agent whose spec cannot be read: only its Deployment goes on, by itself."""
+    if (
+        deployment is not None
+        and not deployment.rolled_out
+        and (deployment.stale or deployment.deadline_exceeded is None)
+    ):
+        return _BEING_BROUGHT
+    return false(fault.reason, f"Nothing is on its way. {fault.field}: {fault.message}")
 
 
 def kstatus(situation: Situation, degraded: Finding) -> dict[str, Finding]:

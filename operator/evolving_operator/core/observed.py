@@ -107,6 +107,12 @@ class ObservedDeployment:
     deadline_exceeded: str | None = None  # the controller's message
     pods_refused: str | None = None  # why no pod can be created: a quota, a policy, a webhook
 
+    @property
+    def rolled_out(self) -> bool:
+        """Whether all wanted pods are of its newest template, and no other pod is left."""
+        is_as_wanted = self.updated == self.replicas == self.available == self.wanted
+        return is_as_wanted and not self.stale
+
 
 @dataclass(frozen=True)
 class ObservedConfigMap:

@@ -147,11 +147,8 @@ class Situation:
             and wanted is not None
             and deployment.applied_hash == applied_hash(wanted)
             and deployment.stamp == self.active_hash
-            and not deployment.stale
+            and deployment.rolled_out
             and (self.is_autoscaled or deployment.wanted == self.spec.agent.replicas)
-            and deployment.updated == deployment.wanted
-            and deployment.replicas == deployment.wanted
-            and deployment.available == deployment.wanted
         )
 
     @cached_property

@@ -110,6 +110,67 @@ async def test_pods_are_told_of_though_the_spec_cannot_be_read(world: Simulation
     assert (world.status.replicas, world.status.ready_replicas) == (2, 0)
 
 
+async def test_what_is_told_while_the_spec_cannot_be_read_is_true_of_now(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    assert world.status.next_curation_time is not None
+    assert world.status.next_training_time is not None
+    world.apply_agent(spec | {"agent": {"instructions": "Be brief.", "replicas": 2}})
+    await world.settle()
+    read = world.status
+
+    world.apply_agent(spec | {"model": {}})
+    await world.settle()
+    assert world.status.observed_generation == 3
+    assert world.condition("Progressing").reason == "RollingRestart"  # the Deployment goes on by itself
+    assert (world.status.next_curation_time, world.status.next_training_time) == (None, None)
+
+    world.node.roll_out("support")
+    await world.settle()
+    progressing = world.condition("Progressing")
+    assert (progressing.status, progressing.reason) == ("False", "InvalidSpec")
+    assert progressing.message.startswith("Nothing is on its way. spec.model.base: ")
+    told = {item.type: item for item in world.status.conditions}
+    assert {kind for kind, item in told.items() if item.observed_generation == 3} == {
+        "Ready",
+        "Progressing",
+        "Degraded",
+        "Stalled",
+    }
+    for kind in ("DatasetReady", "Trained", "Evaluated", "Promoted"):
+        assert told[kind] in read.conditions  # word for word: it speaks of the spec before
+    writes = len(world.cluster.writes)
+    await world.settle()
+    assert len(world.cluster.writes) == writes
+
+    world.apply_agent(spec)
+    await world.settle()
+    assert {item.observed_generation for item in world.status.conditions} == {4}
+    assert world.status.next_training_time is not None
+
+
+async def test_pods_that_do_not_come_up_are_no_progress_of_a_spec_that_cannot_be_read(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    world.apply_agent(spec | {"agent": {**spec["agent"], "image": "example/typo"}})
+    await world.settle()
+    raw = world.node.deployment("support")
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "late"}
+    world.cluster.put(raw | {"status": raw["status"] | {"conditions": [late]}})
+    world.apply_agent(spec | {"model": {}})
+    await world.settle()
+
+    assert world.condition("Progressing").reason == "RollingRestart"  # its controller has not seen the newest
+    raw = world.node.deployment("support")
+    generation = raw["metadata"]["generation"]
+    world.cluster.put(raw | {"status": raw["status"] | {"observedGeneration": generation}})
+    await world.settle()
+
+    assert world.condition("Progressing").reason == "InvalidSpec"
+
+
 async def test_a_misspelt_directive_changes_nothing_but_what_is_said(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     before = world.stamp()

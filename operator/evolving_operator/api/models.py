@@ -291,7 +291,7 @@ class AgentTraining(Training):
             "podTemplate.spec.containers: the one container of a training Job is named job, and no other "
             "runs beside it",
             ".podTemplate.spec.containers",
-        )
+        ),
     )
 
     pod_template: PodTemplate | None = Field(

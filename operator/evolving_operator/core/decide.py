@@ -256,15 +256,15 @@ def _reject(observed: Observed, fault: InvalidField, now: datetime) -> Iterator[
         "Degraded": invalid,
         "Stalled": invalid,
     }
-    told = {*findings, "Reconciling"}
-    kept = (item for item in agent.status.conditions if item.type not in told)
+    known = {item.type: item for item in agent.status.conditions if item.type != "Reconciling"}
+    told = {item.type: item for item in _conditions(agent, findings, rfc3339(now))}
     status = agent.status.updated(
         observed_generation=agent.generation,
         replicas=deployment.replicas if deployment else 0,
         ready_replicas=deployment.ready if deployment else 0,
         next_curation_time=None,
         next_training_time=None,
-        conditions=(*_conditions(agent, findings, rfc3339(now)), *kept),
+        conditions=tuple((known | told).values()),  # each in its place
     )
     if status == agent.status:
         return

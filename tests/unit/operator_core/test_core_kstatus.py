@@ -122,9 +122,13 @@ async def test_what_is_told_while_the_spec_cannot_be_read_is_true_of_now(
 
     world.apply_agent(spec | {"model": {}})
     await world.settle()
-    assert world.status.observed_generation == 3
+    unread = world.status
+    assert (unread.observed_generation, unread.next_curation_time, unread.next_training_time) == (
+        3,
+        None,
+        None,
+    )
     assert world.condition("Progressing").reason == "RollingRestart"  # the Deployment goes on by itself
-    assert (world.status.next_curation_time, world.status.next_training_time) == (None, None)
 
     world.node.roll_out("support")
     await world.settle()

@@ -17,7 +17,7 @@ from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import first_evaluation
 from evolving_operator.core.serving import is_awaited
-from evolving_operator.core.situation import Situation
+from evolving_operator.core.situation import STATUS_LOST, Situation
 from evolving_operator.core.step import Step
 
 
@@ -85,7 +85,7 @@ def _restored(situation: Situation, active: ObservedRevision) -> EvolvingAgentSt
         step=_last_step(situation.after(restored), active.status),
         since=situation.timestamp,
         template=situation.after(restored).template_hash,
-        reason="StatusLost",
+        reason=STATUS_LOST,
         message="It was served when the agent lost its status.",
     )
     return restored.model_copy(update={"rollout": rollout})

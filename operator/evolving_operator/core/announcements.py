@@ -22,7 +22,7 @@ from evolving_operator.api.models import (
 from evolving_operator.core.conditions import condition
 from evolving_operator.core.observed import Child, ObservedAgent
 from evolving_operator.core.plan import Create, Manifest
-from evolving_operator.core.situation import TRIALS
+from evolving_operator.core.situation import STATUS_LOST, TRIALS
 
 _MAX_NOTE = 1000  # bytes: the API server takes 1024
 _MAX_FIELDS = 5
@@ -198,7 +198,7 @@ def _rollout(before: EvolvingAgentStatus, after: EvolvingAgentStatus, earlier: s
             key,
             warning=True,
         )
-    elif new.step is RolloutStep.BAKE:
+    elif new.step is RolloutStep.BAKE and new.reason != STATUS_LOST:
         yield Announcement(
             "RolledOut", f"All serving pods run {new.revision}; it is being validated.", "RollOut", key
         )

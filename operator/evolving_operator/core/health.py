@@ -90,7 +90,9 @@ def progressing(situation: Situation) -> Finding:
     if rollout is not None and rollout.step in _ON_THE_WAY:
         reason, what = _ON_THE_WAY[rollout.step]
         if rollout.step is RolloutStep.BAKE and not somebody_serves(situation):
-            what = "is to be validated and watched once there are pods that serve it"
+            return true(
+                reason, f"Revision {rollout.revision} is watched on once there are pods that serve it."
+            )
         return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
     if not situation.settled:
         return _unserved_waits(situation) or _BEING_BROUGHT

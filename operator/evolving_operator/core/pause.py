@@ -38,9 +38,25 @@ def follow_pause(situation: Situation) -> Step | None:
 
 
 def _paused(situation: Situation, rollout: RolloutStatus) -> RolloutStatus:
-    """Since when, what was told last may say: of a time in which the operator was away, or an older one."""
-    since = unready_since(situation) or situation.now
+    """Since when, what was told last may say, or the pods: the operator was away, or is a newer one."""
+    since = min(unready_since(situation) or _lost_at(situation) or situation.now, situation.now)
     return rollout.updated(paused_at=rfc3339(max(since, parse_time(rollout.since))))
+
+
+def _lost_at(situation: Situation) -> datetime | None:
+    """When the last of the pods ceased to be ready, if all of them have been."""
+    pods = situation.serving_pods
+    told = [
+        pod.unready_since for pod in pods if pod.unready_since is not None and pod.unready_since > pod.created
+    ]
+    return max(told) if pods and len(told) == len(pods) else None
+
+
+def paused_anew(situation: Situation, rollout: RolloutStatus) -> RolloutStatus:
+    """The same, but where it stands still, that counts from now on: what has been of it is noted."""
+    if rollout.paused_at is None:
+        return rollout
+    return _gone_on(situation, rollout).updated(paused_at=situation.timestamp)
 
 
 def _gone_on(situation: Situation, rollout: RolloutStatus) -> RolloutStatus:

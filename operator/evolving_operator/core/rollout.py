@@ -24,7 +24,7 @@ from evolving_operator.core.moves import (
     roll_back,
 )
 from evolving_operator.core.observed import ObservedJob
-from evolving_operator.core.pause import served_until
+from evolving_operator.core.pause import paused_anew, served_until
 from evolving_operator.core.runs import has_ended
 from evolving_operator.core.serving import (
     HELD,
@@ -71,7 +71,12 @@ def follow_pin(situation: Situation) -> Step | None:
 def follow_clock(situation: Situation) -> Step | None:
     """What began in the future, by a clock that has been set back since, begins now."""
     rollout = situation.status.rollout
-    if rollout is None or parse_time(rollout.since) <= situation.now + CLOCKS_DIFFER:
+    if rollout is None:
+        return None
+    # Nor has it stood still for longer than it lasts, or since a time that is to come.
+    stood_still = after(rollout.since, rollout.paused_seconds or 0)
+    latest = max(stood_still, parse_time(rollout.paused_at or rollout.since))
+    if latest <= situation.now + CLOCKS_DIFFER:
         return None
     paused = None if rollout.paused_at is None else situation.timestamp
     anew = {"since": situation.timestamp, "paused_at": paused, "paused_seconds": None}
@@ -112,18 +117,25 @@ def advance_restart(situation: Situation) -> Step | None:
     # It waits for as long as there can be no pods, and has all its time once there can.
     hold, is_held = _hold(situation, rollout), rollout.reason in HELD
     if (hold is None) == is_held:
-        return _held_or_released(situation, RolloutStep.RESTART, hold)
+        return _held_or_released(situation, rollout, hold)
     stuck = _taken_back(situation) or why_failing(situation)
     if stuck is None and wanted_pods(situation) > 0:
         stuck = crash_loop(situation) if is_held else why_stuck(situation, rollout)
     return None if stuck is None or situation.held else roll_back(situation, stuck)
 
 
-def _held_or_released(situation: Situation, step: RolloutStep, hold: Because | None) -> Step | None:
+def _held_or_released(situation: Situation, rollout: RolloutStatus, hold: Because | None) -> Step | None:
+    """A restart begins anew with each; a bake keeps the time that it has had."""
     deployment = situation.observed.deployment
     if hold is None and (deployment is None or deployment.stale):
         return None  # it is not known yet
-    return at_step(situation, step, hold or Because(_GOES_ON, "Its pods can be created now."))
+    is_served = rollout.step is RolloutStep.BAKE and not nobody_serves(situation)
+    said = "A pod serves it again." if is_served else "Its pods can be created now."
+    because = hold or Because(_GOES_ON, said)
+    if rollout.step is RolloutStep.RESTART:
+        return at_step(situation, rollout.step, because)
+    told = paused_anew(situation, rollout).updated(reason=because.reason, message=because.message)
+    return Step(situation.status.model_copy(update={"rollout": told}))
 
 
 def _hold(situation: Situation, rollout: RolloutStatus) -> Because | None:
@@ -159,12 +171,13 @@ def advance_bake(situation: Situation) -> Step | None:
     rollout = situation.status.rollout
     if rollout is None or rollout.step is not RolloutStep.BAKE:
         return None
-    if situation.held:
-        return at_step(situation, RolloutStep.DONE, Because(PINNED, f"{rollout.revision} is served."))
-    if (rejected := _taken_back(situation)) is not None and situation.status.previous is not None:
-        return roll_back(situation, rejected)
     if situation.spec.agent.replicas == 0:
         return at_step(situation, RolloutStep.DONE, _NOBODY_SERVES) if situation.settled else None
+    if situation.held:
+        pinned = Because(PINNED, f"{rollout.revision} is served.")
+        return at_step(situation, RolloutStep.DONE, pinned) if somebody_serves(situation) else None
+    if (rejected := _taken_back(situation)) is not None and situation.status.previous is not None:
+        return roll_back(situation, rejected)
     if rollout.template != situation.template_hash:
         # All pods ran the revision, and then the user changed what they run: what breaks now is not the
         # revision's fault, and another model would not mend it. Once it serves, it is validated anew.
@@ -176,7 +189,7 @@ def advance_bake(situation: Situation) -> Step | None:
     # Where pods are gone and none can be created, no other revision would mend it: they are waited for.
     hold = _hold(situation, rollout) if nobody_serves(situation) else None
     if (hold is None) == (rollout.reason in HELD):
-        return _held_or_released(situation, RolloutStep.BAKE, hold)
+        return _held_or_released(situation, rollout, hold)
     failing = crash_loop(situation) or why_failing(situation) or _why_dead(situation)
     if failing is not None and situation.status.previous is not None:
         return roll_back(situation, failing)

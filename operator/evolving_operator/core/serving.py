@@ -111,9 +111,10 @@ def is_dead(situation: Situation) -> bool:
     if since is None or not nobody_serves(situation) or pods_refused(situation):
         return False
     if rollout is not None and rollout.step is RolloutStep.BAKE:
-        if rollout.reason in HELD:
+        # Where its pods are to be others by now, the hold is not followed any more.
+        if rollout.reason in HELD and rollout.template == situation.template_hash:
             return False
-        since = max(since, parse_time(rollout.since))  # or since its pods could be created again
+        since = max(since, parse_time(rollout.paused_at or rollout.since))  # or since they could be created
     return situation.timers.passed(after(rfc3339(since), seconds))
 
 

@@ -25,6 +25,7 @@ from evolving_operator.core.render import render_agent_config
 # What a crash loop looks like before any deadline has passed.
 CRASH_LOOP_RESTARTS = 3
 TRIALS = frozenset({RolloutStep.SHADOW, RolloutStep.CANARY})
+STATUS_LOST = "StatusLost"  # the reason of a rollout that is told of anew, by what the revisions tell
 _UNDER_WAY = frozenset({RolloutStep.RESTART, RolloutStep.BAKE})
 
 

@@ -342,6 +342,59 @@ async def test_it_stands_still_though_the_clock_is_set_back(world: Simulation, s
     await expect_the_whole_first_step(world)
 
 
+async def test_a_clock_that_was_ahead_in_a_pause_does_not_make_it_last(world: Simulation, spec: Spec) -> None:
+    await begin(world, spec)
+    world.node.lose_readiness("support")
+    await world.settle()
+    world.pass_time(30 * 86_400)
+    world.node.roll_out("support")
+    await world.settle()
+
+    world.pass_time(-30 * 86_400)
+    await world.settle()
+    await expect_the_whole_first_step(world)
+
+
+async def test_it_has_not_been_served_though_the_clock_was_ahead_when_pods_were_lost(
+    world: Simulation, spec: Spec
+) -> None:
+    await begin(world, spec)
+    world.pass_time(86_400)
+    world.node.lose_readiness("support")
+    await world.settle()
+    world.pass_time(-86_400)
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+
+    world.node.roll_out("support")
+    await world.settle()
+    await expect_the_whole_first_step(world)
+
+
+async def test_it_stands_still_though_the_operator_was_away(world: Simulation, spec: Spec) -> None:
+    """Pods tell since when they have not been ready."""
+    await begin(world, spec)
+    world.pass_time(60)
+    await world.settle()
+    world.watch_is_frozen = True
+    world.pass_time(60)
+    world.node.lose_readiness("support", since=world.now)
+    world.pass_time(3600)
+    world.watch_is_frozen = False
+    world.restart()
+    await world.settle()
+
+    world.node.roll_out("support")
+    await world.settle()
+    world.pass_time(179)
+    await world.settle()
+    assert place(world) == ("Canary", 10)
+    world.pass_time(1)
+    await world.settle()
+    assert place(world) == ("Canary", 50)
+
+
 async def test_a_candidate_whose_pods_start_for_longer_than_they_serve_is_given_up(
     world: Simulation, spec: Spec
 ) -> None:

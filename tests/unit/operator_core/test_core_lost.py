@@ -502,11 +502,13 @@ async def test_a_bake_goes_on_with_the_pods_that_serve_it_though_the_status_was_
     deployment["status"] |= {"readyReplicas": 1, "availableReplicas": 1}
     world.cluster.put(deployment)
 
+    told = world.events().count("RolledOut")
     lose_status(world)
     await world.settle()
 
     assert world.status.rollout is not None
     assert world.status.rollout.step is RolloutStep.BAKE
+    assert world.events().count("RolledOut") == told
 
 
 async def test_what_served_before_is_not_proven_by_a_lost_status(world: Simulation, spec: Spec) -> None:

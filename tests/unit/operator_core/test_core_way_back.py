@@ -686,7 +686,7 @@ async def test_a_moment_in_which_nobody_serves_does_not_hold_a_bake_for_ever(
     world.node.lose_readiness("support")
     await world.settle()
     assert rollout_of(world).reason == "PodsRefused"
-    assert "once there are pods" in world.condition("Progressing").message
+    assert "watched on once there are pods" in world.condition("Progressing").message
 
     world.node.roll_out("support")
     world.node.refuse_pods("support", "exceeded quota")
@@ -763,6 +763,64 @@ async def test_a_bakes_time_stands_still_while_an_autoscaler_wants_no_pod(
     assert rollout_of(world).step is RolloutStep.DONE
 
 
+async def test_a_bake_ends_though_its_only_pod_blinks_under_a_quota(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec | {"rollout": {"bakeSeconds": 600}})
+    await roll_out(world)
+    await world.validate(revision, score=8000)
+    for _ in range(3):
+        world.node.refuse_pods("support", "exceeded quota")
+        world.node.lose_readiness("support")
+        await world.settle()
+        world.pass_time(5)
+        world.node.roll_out("support")
+        world.node.refuse_pods("support", "exceeded quota")
+        await world.settle()
+        world.pass_time(300)
+        await world.settle()
+
+    assert rollout_of(world).step is RolloutStep.DONE
+
+
+async def test_what_was_held_in_its_bake_and_edited_holds_no_cure_up(world: Simulation, spec: Spec) -> None:
+    """The base model never served: there is no way back."""
+    await apply(world, spec)
+    first = await world.train()
+    world.decide(first, "Approved")
+    await world.settle()
+    await roll_out(world)
+    assert rollout_of(world).step is RolloutStep.BAKE
+    world.node.lose_readiness("support")
+    world.node.refuse_pods("support", "exceeded quota")
+    await world.settle()
+    assert rollout_of(world).reason == "PodsRefused"
+
+    slip = {"podTemplate": {"spec": {"nodeSelector": {"disk": "sdd"}}}}
+    await apply(world, spec | {"agent": spec["agent"] | slip})
+    world.node.refuse_pods("support", None)
+    world.node.stick("support")
+    second = await world.train("model-2", job="support-finetune-2")
+    world.decide(second, "Approved")
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+
+    assert active(world) == second
+
+
+async def test_a_pin_ends_no_bake_that_nobody_serves(world: Simulation, spec: Spec) -> None:
+    revision = await begin_rollout(world, spec)
+    await roll_out(world)
+    world.node.lose_readiness("support")
+    await world.settle()
+
+    for rollout in ({"pin": revision}, {}):
+        await apply(world, spec | {"rollout": rollout})
+    await roll_out(world)
+
+    assert rollout_of(world).step is RolloutStep.BAKE
+    assert world.revision_status(revision).proven_at is None
+
+
 async def test_what_a_pin_brought_to_no_pod_is_not_proven(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     revision = await world.train()
@@ -805,7 +863,7 @@ async def test_who_is_scaled_to_none_in_a_bake_holds_nobody_up(world: Simulation
     await roll_out(world)
     autoscale(world, 0)
     await world.settle()
-    assert "once there are pods" in world.condition("Progressing").message
+    assert "watched on once there are pods" in world.condition("Progressing").message
 
     second = await world.train("model-2", job="support-finetune-2")
     world.decide(second, "Approved")

@@ -12,6 +12,7 @@ from evolving_operator.api.models import (
     RolloutStep,
 )
 from evolving_operator.core.observed import ObservedRevision
+from evolving_operator.core.pause import UNPAUSED
 from evolving_operator.core.proof import first_evaluation
 from evolving_operator.core.serving import awaits_pods, never_served, served_rollout, wanted_pods
 from evolving_operator.core.situation import TRIALS, Situation
@@ -116,8 +117,7 @@ def taken_back(
     return rollout.model_copy(
         update={
             "decided_generation": revision.generation if revision is not None else None,
-            "paused_at": None,
-            "paused_seconds": None,
+            **UNPAUSED,
             "step": RolloutStep.ROLLED_BACK,
             "percent": None,
             "template": None,
@@ -140,8 +140,7 @@ def at_step(situation: Situation, step: RolloutStep, because: Because) -> Step |
         return None
     further = rollout.model_copy(
         update={
-            "paused_at": None,
-            "paused_seconds": None,
+            **UNPAUSED,
             "step": step,
             "since": situation.timestamp,
             "template": situation.template_hash,

@@ -130,7 +130,15 @@ class Scene:
         await self.node.look_again(self.namespace)
 
     async def delete(self) -> None:
+        """Its objects go a little later than the agent, by the garbage collector."""
         await self.api.delete(self.namespace, names.AGENT_PLURAL, NAME)
+        await eventually_async(self._is_collected, _TIDY_SECONDS, "what the agent owned is collected")
+
+    async def _is_collected(self) -> bool:
+        own = f"{names.LABEL_COMPONENT}!={names.COMPONENT_RELEASE}"
+        left = [await self.api.list(self.namespace, names.REVISION_PLURAL)]
+        left.append(await self.api.list(self.namespace, "jobs", own))
+        return not any(left)
 
     async def agent(self) -> Raw | None:
         return await self.api.get(self.namespace, names.AGENT_PLURAL, NAME)

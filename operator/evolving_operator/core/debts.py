@@ -25,6 +25,7 @@ from evolving_operator.core.runs import REPORT_GRACE_SECONDS
 from evolving_operator.core.situation import Situation
 
 _RETRY = timedelta(hours=1)
+_REFUSED_AT_ONCE = 3  # so many times a release is tried, seconds apart, before it is told and put off
 _VARIABLES = frozenset({env.RUN_ID, env.API_KEY})  # of the Job, beside whose it is and where it asks
 
 
@@ -92,9 +93,14 @@ def decide_debts(
         name = wanted["metadata"]["name"]
         if name in jobs:
             yield from _settled(debt, jobs[name], timers)
-        elif name in refused and not is_waiting:
+        elif is_waiting:
+            continue
+        elif name in refused and refused[name].count < _REFUSED_AT_ONCE:
+            if refused[name].is_due:  # a quota, a webhook: it may be over in a moment
+                yield Create(wanted)
+        elif name in refused:
             yield from _put_off(debt, f"{_still_there(debt)}: {refused[name].message}", timers.now)
-        elif not is_waiting:
+        else:
             yield Create(wanted)
 
 

@@ -199,6 +199,7 @@ class Refusal:
     reason: str
     message: str
     is_due: bool = False  # to be tried once more: what stood in the way may be gone
+    count: int = 1  # so many times in a row
 
 
 @dataclass(frozen=True)

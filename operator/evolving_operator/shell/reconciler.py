@@ -433,9 +433,11 @@ class Reconciler:
         self._note_refusal(key, Refusal(*_named(manifest), applied_hash(manifest), reason, message))
 
     def _note_refusal(self, key: AgentKey, refusal: Refusal) -> None:
-        noted = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
         of = (refusal.kind, refusal.name, refusal.applied_hash is None)
-        self._refused.setdefault(key, {})[of] = noted
+        known = self._refused.setdefault(key, {}).get(of)
+        if known is not None and known.refusal.applied_hash == refusal.applied_hash:
+            refusal = replace(refusal, count=known.refusal.count + 1)
+        self._refused[key][of] = _Refused(refusal, self._clock() + _REFUSAL_RETRY)
 
     def _take_back_refusal(self, key: AgentKey, of: tuple[str, str, bool]) -> None:
         refused = self._refused.get(key, {})

@@ -10,10 +10,11 @@ import pytest
 from evolving_agent.contract import env
 from evolving_agent.contract.report import Outcome, ReleaseReport
 from evolving_operator.api import names
-from evolving_operator.cluster.errors import Conflict, Forbidden, NotServed
+from evolving_operator.cluster.errors import Conflict, Forbidden, Invalid, NotServed
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.core.plan import ObjectRef
+from evolving_operator.testing.fake_cluster import Fault
 from evolving_operator.testing.simulation import Simulation, training_report
 
 Spec = dict[str, Any]
@@ -610,7 +611,7 @@ async def test_a_release_that_is_refused_is_told_and_tried_again_in_an_hour(
     for _ in range(20):
         world.pass_time(60)
         await world.settle()
-    assert len(asked) == 1
+    assert len(asked) == 3
     (told,) = (raw["note"] for raw in world.cluster.all("Event") if raw["reason"] == "ReleaseFailed")
     assert "exceeded quota: jobs" in told
 
@@ -618,6 +619,22 @@ async def test_a_release_that_is_refused_is_told_and_tried_again_in_an_hour(
     world.pass_time(3600)
     await world.settle()
     assert len(world.jobs(names.COMPONENT_RELEASE)) == 1
+
+
+async def test_a_release_that_is_refused_for_a_moment_is_tried_again_soon(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    world.cluster.faults.append(Fault(at=0, error=Invalid("a webhook", ("spec",)), kind="Job"))
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+    assert world.jobs(names.COMPONENT_RELEASE) == []
+
+    world.pass_time(10)
+    await world.settle()
+
+    assert len(world.jobs(names.COMPONENT_RELEASE)) == 1
+    assert "ReleaseFailed" not in world.events()
 
 
 async def test_a_debt_that_cannot_be_put_off_is_not_told_again_and_again(

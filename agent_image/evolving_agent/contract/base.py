@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -13,6 +13,9 @@ from pydantic.config import JsonDict
 
 # Made once: the operator asks for a dozen digests at each look at an agent.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+MOST_LEVELS: Final = 100  # of what a schema leaves open: a pod of Kubernetes has a dozen
 
 
 class Document(BaseModel):
@@ -50,12 +53,12 @@ class Document(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def is_deeper(value: Any, levels: int) -> bool:
-    """Whether JSON is nested deeper. Level by level: to recurse into what the API server takes, which is ten
-    thousand levels, is what is to be avoided.
+def is_too_deep(value: Any) -> bool:
+    """Whether JSON has more than MOST_LEVELS. Level by level: to recurse into what the API server takes,
+    which is ten thousand levels, is what is to be avoided.
     """
     level = [value]
-    for _ in range(levels):
+    for _ in range(MOST_LEVELS):
         below = (item.values() if isinstance(item, dict) else item for item in level)
         level = [item for items in below for item in items if isinstance(item, dict | list)]
         if not level:

@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from evolving_agent.contract.base import Document, Rule, is_deeper, rules
+from evolving_agent.contract.base import MOST_LEVELS, Document, Rule, is_too_deep, rules
 from evolving_agent.contract.refs import FUNCTION_NAME, HTTP_URL, ConfigMapKeyRef, ConfigMapRef, SecretKeyRef
-
-_MOST_LEVELS = 100
 
 
 class ToolEffect(StrEnum):
@@ -222,8 +220,8 @@ class HTTPTool(_ManyTools):
     @field_validator("parameters")
     @classmethod
     def _is_a_schema(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-        if is_deeper(parameters or {}, _MOST_LEVELS):
-            raise ValueError(f"it has more than {_MOST_LEVELS} levels: no arguments are nested so deep")
+        if is_too_deep(parameters or {}):
+            raise ValueError(f"it has more than {MOST_LEVELS} levels: no arguments are nested so deep")
         return parameters
 
 

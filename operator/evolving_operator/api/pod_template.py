@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import Field, field_validator
 from pydantic.config import JsonDict
 
-from evolving_agent.contract.base import Document, is_deeper
+from evolving_agent.contract.base import MOST_LEVELS, Document, is_too_deep
 
 # Merge keys as in the Kubernetes API: lists whose elements are merged one by one …
 MERGED_BY: Final = {
@@ -39,7 +39,6 @@ RETAIN_KEYS: Final = "$retainKeys"
 DELETE_FROM: Final = "$deleteFromPrimitiveList/"
 
 _MAX_ELEMENTS = 64
-_MOST_LEVELS = 100  # a pod of Kubernetes has a dozen; the API server takes ten thousand
 _LONGEST = 200  # of what is quoted of a user's text
 
 
@@ -142,8 +141,8 @@ class PodTemplate(Document):
     @classmethod
     def _knows_its_directives(cls, spec: dict[str, Any]) -> dict[str, Any]:
         """What the schema cannot see, anywhere in a pod: a misspelt directive would take away in silence."""
-        if is_deeper(spec, _MOST_LEVELS):  # before anything walks through it
-            raise ValueError(f"it has more than {_MOST_LEVELS} levels: no pod is nested so deep")
+        if is_too_deep(spec):  # before anything walks through it
+            raise ValueError(f"it has more than {MOST_LEVELS} levels: no pod is nested so deep")
         if (fault := _misused_directive(spec)) is not None:
             said, path = fault
             raise ValueError(f"{_cut(''.join(reversed(path)).removeprefix('.'))} {said}")

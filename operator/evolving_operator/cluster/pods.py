@@ -49,12 +49,7 @@ class PodClient:
                 if response.status != _OK:
                     raise PodSilentError(f"answers {url} with HTTP {response.status}")
                 body = await _whole(response.content, url)
-        except (
-            aiohttp.ClientError,
-            TimeoutError,
-            OSError,
-            ValueError,
-        ) as error:  # of no address
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # the last: of no address
             reason = str(error) or f"no answer within {_SECONDS:g} s"
             raise PodSilentError(
                 f"cannot be asked at {url} ({reason}); where a NetworkPolicy keeps the "

@@ -51,9 +51,9 @@ def served_by(
 
 def unwanted_debts(situation: Situation) -> Iterator[Delete]:
     """Under `deletionPolicy: Retain` nothing is to be forgotten that the agent uses."""
-    if situation.spec.deletion_policy is not DeletionPolicy.RETAIN:
-        return
     observed = situation.observed
+    if situation.spec.deletion_policy is not DeletionPolicy.RETAIN or not observed.debts:
+        return
     kept = served_by(observed.agent.uid, observed.revisions.values(), observed.jobs.values())
     for debt in observed.debts:
         if not debt.deleting and _is_owed_by(debt, kept):

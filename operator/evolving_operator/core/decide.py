@@ -95,9 +95,7 @@ def decide(observed: Observed, now: datetime) -> Plan:
     if agent.deleting:
         return Plan()  # its children go with it, by their owner references
     timers = Timers(now)
-    # An agent of this name that is gone may have left something to be done.
-    living = served_by(agent.uid, observed.revisions.values(), observed.jobs.values())
-    owed = decide_debts(observed.debts, observed.jobs, living, observed.refusals, timers)
+    owed = _owed(observed, timers)
     if isinstance(agent.spec, InvalidField):
         kept = () if agent.kept is None else _kept(Situation(observed, agent.kept, now, timers))
         actions = [*kept, *_reject(observed, agent.spec, now), *owed]
@@ -106,6 +104,13 @@ def decide(observed: Observed, now: datetime) -> Plan:
     actions = [*_actions(situation), *owed]
     asked = counting(situation)
     return Plan(tuple(actions), requeue_at=timers.earliest, counting=asked)
+
+
+def _owed(observed: Observed, timers: Timers) -> Iterator[Action]:
+    """An agent of this name that is gone may have left something to be done. Most have left nothing."""
+    if observed.debts:
+        living = served_by(observed.agent.uid, observed.revisions.values(), observed.jobs.values())
+        yield from decide_debts(observed.debts, observed.jobs, living, observed.refusals, timers)
 
 
 def _kept(situation: Situation) -> Iterator[Action]:

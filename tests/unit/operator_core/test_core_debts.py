@@ -16,6 +16,7 @@ from evolving_operator.core.builders.debt import DEBT_KEY
 from evolving_operator.core.plan import ObjectRef
 from evolving_operator.testing.fake_cluster import Fault
 from evolving_operator.testing.simulation import Simulation, training_report
+from support.orphans import orphan
 
 Spec = dict[str, Any]
 PROVIDER = "https://provider/v1"
@@ -304,7 +305,12 @@ async def orphaned(world: Simulation, spec: Spec, *, by_an_older_operator: bool 
     await world.evaluate(revision, lower=2000)
     world.node.roll_out("support")
     await world.settle()
-    orphan(world, by_an_older_operator=by_an_older_operator)
+    if by_an_older_operator:
+        for raw in world.cluster.all(names.REVISION_KIND):
+            del raw["metadata"]["annotations"][names.ANNOTATION_AGENT_UID]
+            world.cluster.put(raw)
+    orphan(world)
+    world.cluster.remove(names.AGENT_KIND, "support")
     return revision
 
 
@@ -315,19 +321,6 @@ async def trained(world: Simulation) -> str:
     await world.settle()
     assert world.status.candidate is not None
     return world.status.candidate.revision
-
-
-def orphan(world: Simulation, *, by_an_older_operator: bool = False) -> None:
-    for kind in (*CHILDREN, names.REVISION_KIND):
-        for raw in world.cluster.all(kind):
-            raw["metadata"].pop("ownerReferences", None)
-            if kind == names.REVISION_KIND and by_an_older_operator:
-                del raw["metadata"]["annotations"][names.ANNOTATION_AGENT_UID]
-            world.cluster.put(raw)
-    world.cluster.remove(names.AGENT_KIND, "support")
-
-
-CHILDREN = ("Deployment", "Service", "ServiceAccount", "ConfigMap", "PersistentVolumeClaim", "CronJob", "Job")
 
 
 async def test_models_that_an_agent_has_taken_over_are_not_forgotten(world: Simulation, spec: Spec) -> None:
@@ -355,6 +348,7 @@ async def test_nor_what_is_being_trained_for_the_one_before(world: Simulation, s
     await world.settle()
     before = uid(world)
     orphan(world)
+    world.cluster.remove(names.AGENT_KIND, "support")
     world.apply_agent(spec)
     await world.settle()
     assert world.jobs(names.COMPONENT_RELEASE) == []

@@ -11,9 +11,9 @@ from evolving_agent.contract.report import CurationReport, DatasetRef, Outcome, 
 from evolving_operator.api import names
 from evolving_operator.api.models import RevisionState, RolloutStep
 from evolving_operator.cluster.errors import Forbidden
-from evolving_operator.cluster.kinds import OWNED
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
+from support.orphans import orphan
 
 Spec = dict[str, Any]
 MODEL = "smollm2-ft-1"
@@ -607,17 +607,6 @@ async def test_a_run_whose_job_is_still_there_is_refused_in_words(world: Simulat
 
     assert world.status.last_run == "curate"
     assert world.events().count("RunRefused") == 1
-
-
-def orphan(world: Simulation) -> None:
-    """As the garbage collector does on `kubectl delete --cascade=orphan`, before the agent itself goes."""
-    (agent,) = world.cluster.all(names.AGENT_KIND)
-    for kind in OWNED:
-        for raw in world.cluster.all(kind.kind):
-            owners = raw["metadata"].get("ownerReferences") or []
-            if any(owner["uid"] == agent["metadata"]["uid"] for owner in owners):
-                del raw["metadata"]["ownerReferences"]
-                world.cluster.put(raw)
 
 
 @pytest.mark.parametrize("end", ["deleting", "gone", "made anew"])

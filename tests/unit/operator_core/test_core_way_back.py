@@ -33,6 +33,13 @@ async def crash(world: Simulation, restarts: int = 5) -> None:
     await world.settle()
 
 
+async def lose_pods_to_quota(world: Simulation) -> None:
+    """No pod is ready any more, and none can be created."""
+    world.node.lose_readiness("support")
+    world.node.refuse_pods("support", "exceeded quota")
+    await world.settle()
+
+
 async def begin_rollout(world: Simulation, spec: Spec) -> str:
     """A revision has passed, and is on its way to the pods."""
     await world.serve(spec)
@@ -645,9 +652,7 @@ async def test_no_model_is_blamed_for_a_quota_that_is_lifted_in_its_bake(
 ) -> None:
     revision = await begin_rollout(world, spec)
     await roll_out(world)
-    world.node.lose_readiness("support")
-    world.node.refuse_pods("support", "exceeded quota")
-    await world.settle()
+    await lose_pods_to_quota(world)
     world.pass_time(3600)
     await world.settle()
 
@@ -702,9 +707,7 @@ async def test_one_pod_of_two_is_enough_after_a_quota_was_lifted(world: Simulati
     revision = await begin_rollout(world, spec)
     await roll_out(world)
     await world.validate(revision, score=8000)
-    world.node.lose_readiness("support")
-    world.node.refuse_pods("support", "exceeded quota")
-    await world.settle()
+    await lose_pods_to_quota(world)
     world.node.refuse_pods("support", None)
     await roll_out(world)
     deployment = world.node.deployment("support")
@@ -725,9 +728,7 @@ async def test_no_model_is_blamed_for_an_edit_that_comes_while_none_can_be_creat
 ) -> None:
     revision = await begin_rollout(world, spec)
     await roll_out(world)
-    world.node.lose_readiness("support")
-    world.node.refuse_pods("support", "exceeded quota")
-    await world.settle()
+    await lose_pods_to_quota(world)
 
     slip = {"podTemplate": {"spec": {"nodeSelector": {"disk": "sdd"}}}}
     await apply(world, spec | {"agent": spec["agent"] | slip})
@@ -789,9 +790,7 @@ async def test_what_was_held_in_its_bake_and_edited_holds_no_cure_up(world: Simu
     await world.settle()
     await roll_out(world)
     assert rollout_of(world).step is RolloutStep.BAKE
-    world.node.lose_readiness("support")
-    world.node.refuse_pods("support", "exceeded quota")
-    await world.settle()
+    await lose_pods_to_quota(world)
     assert rollout_of(world).reason == "PodsRefused"
 
     slip = {"podTemplate": {"spec": {"nodeSelector": {"disk": "sdd"}}}}

@@ -19,7 +19,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from evolving_agent.contract import env
-from evolving_agent.contract.base import Document
+from evolving_agent.contract.base import Document, encodable
 from evolving_agent.contract.config import CONFIG_KEY, AgentConfigFile
 from evolving_agent.contract.learning import LEARNING_KEY, LearningConfig
 from evolving_agent.contract.report import (
@@ -46,7 +46,7 @@ class JobError(Exception):
     def __init__(self, reason: str, message: str, *, permanent: bool, report: Report | None = None) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
-        self.message = message[:MAX_MESSAGE_CHARS]
+        self.message = encodable(message)[:MAX_MESSAGE_CHARS]
         self.permanent = permanent
         self.report = report
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from string import ascii_letters, ascii_lowercase, digits
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -27,6 +29,8 @@ from evolving_agent.contract.report import (
     parse_report,
     report_fault,
 )
+from evolving_agent.reporting import JobError
+from evolving_agent.training.backends import TrainingFailedError
 
 LONG_WORDS = {
     "chinese": "模型服务暂时不可用。请稍后重试。",
@@ -43,8 +47,9 @@ def repeated(words: str, length: int) -> str:
 
 
 def said(most: int) -> st.SearchStrategy[str]:
-    """Whatever a provider may say, as long as it may be."""
-    return st.builds(repeated, st.text(min_size=1, max_size=8), st.integers(0, most))
+    """Whatever a provider may say in JSON, half a surrogate pair included, as long as it may be."""
+    anything = st.characters(exclude_categories=[])
+    return st.builds(repeated, st.text(anything, min_size=1, max_size=8), st.integers(0, most))
 
 
 def name(most: int) -> st.SearchStrategy[str]:
@@ -150,6 +155,12 @@ def test_any_report_fits_and_loses_nothing_but_words(report: Report) -> None:
     arrived = parse_report(encoded.decode())
     assert arrived is not None
     assert without_texts(arrived) == without_texts(report)
+
+
+@pytest.mark.parametrize("error", [JobError, TrainingFailedError])
+def test_half_a_surrogate_pair_is_kept_out_of_what_is_written_down(error: Callable[..., Any]) -> None:
+    more = {"permanent": True} if error is JobError else {}
+    assert error("ProviderRefused", "no \ud83d such", **more).message == "no ? such"
 
 
 @pytest.mark.parametrize("suites", [1, 3, 16])

@@ -53,6 +53,11 @@ class Document(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def encodable(text: str) -> str:
+    """Half a surrogate pair, which JSON can spell and UTF-8 cannot, becomes a question mark."""
+    return text.encode(errors="replace").decode()
+
+
 def is_too_deep(value: Any) -> bool:
     """Whether JSON has more than MOST_LEVELS. Level by level: to recurse into what the API server takes,
     which is ten thousand levels, is what is to be avoided.

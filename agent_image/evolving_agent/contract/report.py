@@ -5,15 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from evolving_agent.contract.base import Document
+from evolving_agent.contract.base import Document, encodable
 from evolving_agent.contract.learning import DatasetFormat
 
 MAX_REPORT_BYTES = 4096  # kubelet truncates what is longer
 MAX_MESSAGE_CHARS = 1024
 MAX_COUNT = 2**31 - 1
 
+
+# What others say, as a provider's errors.
+Text = Annotated[str, BeforeValidator(lambda said: encodable(said) if isinstance(said, str) else said)]
 BasisPoints = Annotated[int, Field(ge=-(2**31), le=MAX_COUNT)]  # a bound may lie below -100 %
 Reason = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=64)]
 
@@ -37,7 +40,7 @@ class _Report(Document):
     run_id: str
     outcome: Outcome
     reason: Reason
-    message: str = Field(max_length=MAX_MESSAGE_CHARS)
+    message: Text = Field(max_length=MAX_MESSAGE_CHARS)
 
 
 class CurationReport(_Report):
@@ -73,7 +76,7 @@ class SuiteResult(Document):
     delta_bps: BasisPoints | None = None
     lower_bps: BasisPoints | None = None
     error_reason: Reason | None = None
-    error: str | None = Field(default=None, max_length=400)
+    error: Text | None = Field(default=None, max_length=400)
 
 
 class EvaluationReport(_Report):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from evolving_agent.contract.base import encodable
 from evolving_agent.contract.learning import DatasetFormat, Hyperparameters
 from evolving_agent.training.run_state import RunFile
 
@@ -34,7 +35,7 @@ class TrainingFailedError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
-        self.message = message
+        self.message = encodable(message)
 
 
 class Backend(Protocol):

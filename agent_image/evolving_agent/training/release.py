@@ -43,10 +43,9 @@ def run(context: JobContext) -> int:
 def release(context: JobContext) -> ReleaseReport:
     """Cancels the agent's jobs, deletes its models and its files. Raises JobError."""
     uid, base_url = context.required(env.AGENT_UID), context.required(env.RELEASE_ENDPOINT)
-    key = context.variables.get(env.TRAINING_API_KEY) or context.variables.get(env.API_KEY)
     with openai.OpenAI(
         base_url=base_url,
-        api_key=key or "no-key-needed",
+        api_key=context.variables.get(env.API_KEY) or "no-key-needed",
         max_retries=_RETRIES,
         timeout=REQUEST_TIMEOUT_SECONDS,
     ) as client:

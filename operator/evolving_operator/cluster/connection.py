@@ -37,6 +37,8 @@ _NOT_UNDERSTOOD = (
     "as-user-extra",
     "auth-provider",
 )
+# What a kubeconfig says of a cluster to a credential plugin alone.
+_PLUGINS_EXTENSION = "client.authentication.k8s.io/exec"
 _UNAUTHORIZED = 401
 _TOO_MANY_REQUESTS = 429
 _REDIRECTIONS = range(300, 400)
@@ -101,7 +103,7 @@ class Connection:
         certificate, key = config.content(user, "client-certificate"), config.content(user, "client-key")
         return Connection(
             server=cluster["server"].rstrip("/"),
-            credentials=_credentials(user),
+            credentials=_credentials(user, _cluster_info(cluster, authority)),
             authority=authority.decode() if authority else None,
             certificate=b"\n".join((certificate, key)) if certificate and key else None,
             is_insecure=bool(cluster.get("insecure-skip-tls-verify")),
@@ -194,11 +196,12 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-def _credentials(user: Entry) -> Credentials:
+def _credentials(user: Entry, cluster: Entry) -> Credentials:
+    """`cluster`: as a plugin is told of it, where it asks for that."""
+    if user.get("tokenFile"):  # counts before a token, as it does for kubectl
+        return TokenFile(user["directory"] / user["tokenFile"])
     if user.get("token"):
         return Fixed.bearer(user["token"])
-    if user.get("tokenFile"):
-        return TokenFile(user["directory"] / user["tokenFile"])
     if user.get("username"):
         return Fixed.basic(user["username"], user.get("password", ""))
     if plugin := user.get("exec"):
@@ -211,8 +214,21 @@ def _credentials(user: Entry) -> Credentials:
             command=(command, *(plugin.get("args") or ())),
             api_version=plugin["apiVersion"],
             environment={item["name"]: item["value"] for item in plugin.get("env") or ()},
+            cluster=cluster if plugin.get("provideClusterInfo") else None,
         )
     return Fixed()
+
+
+def _cluster_info(cluster: Entry, authority: bytes | None) -> Entry:
+    """The Cluster of an ExecCredential (client.authentication.k8s.io)."""
+    extensions = {item["name"]: item["extension"] for item in cluster.get("extensions") or ()}
+    told = {
+        "server": cluster["server"],
+        "insecure-skip-tls-verify": cluster.get("insecure-skip-tls-verify"),
+        "certificate-authority-data": authority and base64.b64encode(authority).decode(),
+        "config": extensions.get(_PLUGINS_EXTENSION),
+    }
+    return {key: value for key, value in told.items() if value}
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class ExecPlugin:
     command: Sequence[str]
     api_version: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    cluster: Mapping[str, Any] | None = None  # what it is told of the cluster, where it asks for that
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _header: str | None = None
     _expires: datetime | None = None
@@ -107,7 +108,9 @@ class ExecPlugin:
         return (self._expires - self.clock()).total_seconds() < _EXPIRY_MARGIN_SECONDS
 
     async def _run(self) -> tuple[str, datetime | None]:
-        info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": {"interactive": False}}
+        told = {} if self.cluster is None else {"cluster": self.cluster}
+        spec = {"interactive": False, **told}
+        info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": spec}
         environment = {**os.environ, **self.environment, "KUBERNETES_EXEC_INFO": json.dumps(info)}
         try:
             process = await asyncio.create_subprocess_exec(

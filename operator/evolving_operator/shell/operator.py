@@ -63,8 +63,7 @@ class Operator:
     _owned: list[Informer] = field(init=False)
     _is_deciding: bool = False
     _unlisted: set[str] = field(default_factory=set)  # namespaces of which only a part may be known
-    _listing: asyncio.TimerHandle | None = None
-    _background: set[asyncio.Task[None]] = field(default_factory=set)
+    _agents_due: asyncio.Event = field(default_factory=asyncio.Event)  # to be listed once more
 
     def __post_init__(self) -> None:
         identity = f"{self.settings.pod}_{uuid.uuid4().hex[:8]}"
@@ -109,7 +108,7 @@ class Operator:
         gc.freeze()
         self.synced.set()
         jobs = [informer.run() for informer in self._owned]
-        await _all_or_none([*jobs, self._list_the_rest(), self._lead()])
+        await _all_or_none([*jobs, self._list_the_rest(), self._list_agents(), self._lead()])
 
     async def _lead(self) -> None:
         """Wait for the Lease, then decide until it is lost.
@@ -268,12 +267,13 @@ class Operator:
     def agents_were_listed(self) -> None:
         """kopf's watch begins anew: soon, find out which agents went meanwhile. A list does not tell of them,
         and of an empty one kopf tells nothing at all."""
-        if self._listing is None:
-            loop = asyncio.get_running_loop()
-            self._listing = loop.call_later(_AFTER_LIST_SECONDS, self._list_agents)
+        self._agents_due.set()
 
-    def _list_agents(self) -> None:
-        async def listed() -> None:
+    async def _list_agents(self) -> None:
+        while True:
+            await self._agents_due.wait()
+            await asyncio.sleep(_AFTER_LIST_SECONDS)
+            self._agents_due.clear()
             known = [item for item in self._agents if item.namespace not in self._unlisted]
             answers = await asyncio.gather(*(item.list() for item in known), return_exceptions=True)
             failed = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -284,10 +284,6 @@ class Operator:
             # What may not be read, a namespace that is gone for example, is not asked for again and again.
             if not all(isinstance(error, Forbidden) for error in failed):
                 self.agents_were_listed()
-
-        self._listing = None
-        self._background.add(task := asyncio.create_task(listed(), name="agents"))
-        task.add_done_callback(self._background.discard)
 
 
 async def _all_or_none(

@@ -49,6 +49,7 @@ def plugin(path: Path, script: str) -> ExecPlugin:
         ({}, None),
         ({"token": "t"}, "Bearer t"),
         ({"tokenFile": "renewed"}, "Bearer from-the-file"),
+        ({"tokenFile": "renewed", "token": "t"}, "Bearer from-the-file"),
         ({"username": "ann", "password": "secret"}, f"Basic {base64.b64encode(b'ann:secret').decode()}"),
     ],
 )
@@ -190,6 +191,39 @@ def test_a_kubeconfig_may_name_a_plugin(tmp_path: Path) -> None:
     assert isinstance(found, ExecPlugin)
     assert (found.command, found.environment) == (("login", "--quiet"), {"REGION": "north"})
     assert not isinstance(found, Fixed)
+
+
+async def test_a_plugin_that_asks_for_it_is_told_of_the_cluster(tmp_path: Path) -> None:
+    login = tmp_path / "login"
+    login.write_text(
+        """#!/bin/sh
+printf %s "$KUBERNETES_EXEC_INFO" >> told
+echo '{"status": {"token": "t"}}'
+""".replace("told", str(tmp_path / "told"))
+    )
+    login.chmod(0o755)
+    cluster = {
+        "certificate-authority-data": base64.b64encode(b"authority").decode(),
+        "extensions": [{"name": "client.authentication.k8s.io/exec", "extension": {"audience": "there"}}],
+    }
+
+    async def told(**more: bool) -> Entry:
+        (tmp_path / "told").write_text("")
+        user = {"exec": {"apiVersion": EXEC_API, "command": "./login", **more}}
+        connection = Connection.from_kubeconfig(kubeconfig(tmp_path / "config", cluster, user))
+        await connection.credentials.authorization()
+        info: Entry = json.loads((tmp_path / "told").read_text())["spec"]
+        return info
+
+    assert await told() == {"interactive": False}
+    assert await told(provideClusterInfo=True) == {
+        "interactive": False,
+        "cluster": {
+            "server": "https://api:6443/",
+            "certificate-authority-data": cluster["certificate-authority-data"],
+            "config": {"audience": "there"},
+        },
+    }
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,15 @@ CHILDREN = (
 # InvalidSpec, because a write that the API server refuses once is told of, and taken back; PodsRefused,
 # because that may have been the pods' ServiceAccount.
 PASSING = frozenset(
-    {"CurationStarted", "TrainingStarted", "CrashLoop", "InvalidSpec", "PodsRefused", "Unschedulable"}
+    {
+        "CurationStarted",
+        "TrainingStarted",
+        "CrashLoop",
+        "InvalidSpec",
+        "NobodyServes",
+        "PodsRefused",
+        "Unschedulable",
+    }
     | {"Recovered"}
 )
 

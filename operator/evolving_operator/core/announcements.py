@@ -19,7 +19,7 @@ from evolving_operator.api.models import (
     RolloutStep,
     RunState,
 )
-from evolving_operator.core.conditions import condition
+from evolving_operator.core.conditions import NOBODY_SERVES, condition
 from evolving_operator.core.observed import Child, ObservedAgent
 from evolving_operator.core.plan import Create, Manifest
 from evolving_operator.core.situation import STATUS_LOST, TRIALS
@@ -250,6 +250,8 @@ def _conditions(
         reason = new.reason
         if kind == "Degraded" and new.status is ConditionStatus.FALSE:
             reason = "Recovered"
+        if kind == "Ready" and new.status is ConditionStatus.FALSE:
+            reason = NOBODY_SERVES  # why is told with Degraded
         yield Announcement(reason, new.message, f"Set{kind}", key, warning=new.status is bad)
 
 
@@ -271,4 +273,6 @@ def _is_news(kind: str, old: Condition | None, new: Condition) -> bool:
     if new.reason == "ScaledToZero":  # nothing serves, as it was asked for
         return False
     # The first word may be the good one: nobody decided while the pods became ready.
-    return new.status is ConditionStatus.TRUE and (old is None or old.status is not new.status)
+    if old is None:
+        return new.status is ConditionStatus.TRUE
+    return old.status is not new.status and (new.status is ConditionStatus.TRUE or old.reason == "Serving")

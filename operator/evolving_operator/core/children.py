@@ -61,7 +61,8 @@ def _rolled_out(situation: Situation) -> str | None:
 def _configs_in_use(situation: Situation) -> dict[str, AgentConfig]:
     """Entries that a serving pod may still look up, should it start again in the middle of a restart."""
     live, deployment = situation.observed.config_map, situation.observed.deployment
-    stamps = {pod.stamp for pod in situation.observed.pods} | {deployment.stamp if deployment else None}
+    stamps = {pod.stamp for pod in situation.observed.pods if not pod.over}
+    stamps |= {deployment.stamp if deployment else None}
     stamps -= {None, situation.active_hash}  # the active entry is rendered anew
     if live is None or not stamps or live.file is None:
         return {}

@@ -29,6 +29,7 @@ def unknown(reason: str, message: str) -> Finding:
 
 
 _MAX_MESSAGE = 1024
+NOBODY_SERVES = "NobodyServes"  # though pods did
 
 
 def merged(

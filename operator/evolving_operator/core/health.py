@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import chain
 
 from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
@@ -12,7 +14,7 @@ from evolving_operator.api.models import ConditionStatus, RolloutStep
 from evolving_operator.core.candidate import awaits_person, awaits_word
 from evolving_operator.core.children import lingering_children, standing_refusals
 from evolving_operator.core.clock import after, parse_time, rfc3339
-from evolving_operator.core.conditions import Finding, condition, false, true
+from evolving_operator.core.conditions import NOBODY_SERVES, Finding, condition, false, true
 from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
 from evolving_operator.core.pod_problems import is_told, told_by_pods
 from evolving_operator.core.rollout import why_stuck
@@ -30,6 +32,8 @@ from evolving_operator.core.situation import Situation
 _NO_IMAGE = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
+
+_NOT_YET_SCHEDULED = frozenset({"Unschedulable", "SchedulingGated"})
 
 _ON_THE_WAY = {
     RolloutStep.SHADOW: ("Shadowing", "is on trial"),
@@ -55,7 +59,8 @@ def ready(situation: Situation) -> Finding:
     """True while at least one pod serves: a rolling restart does not make an agent unready."""
     deployment, replicas = situation.observed.deployment, situation.spec.agent.replicas
     if deployment is None:
-        return false("Starting", "The serving pods are being created.")
+        reason = NOBODY_SERVES if _has_served(situation) else "Starting"
+        return false(reason, "The serving pods are being created.")
     if replicas == 0:
         return true("ScaledToZero", "spec.agent.replicas is 0: nothing is to be served.")
     wanted = wanted_pods(situation)
@@ -63,10 +68,22 @@ def ready(situation: Situation) -> Finding:
         return _SCALED_TO_ZERO
     if deployment.ready > 0:
         return true("Serving", f"{deployment.ready} of {wanted} serving pods are ready.")
-    problem = degraded_by(situation) or _unserved_waits(situation)
+    return _unserved(situation, wanted)
+
+
+def _unserved(situation: Situation, wanted: int) -> Finding:
+    problem = _first(_OF_PODS, situation=situation) or _unserved_waits(situation)
     if problem is not None:
         return false(problem.reason, f"No serving pod is ready. {problem.message}")
+    if _has_served(situation):
+        return false(NOBODY_SERVES, f"None of {wanted} serving pods is ready any more.")
     return false("Starting", f"None of {wanted} serving pods is ready yet.")
+
+
+def _has_served(situation: Situation) -> bool:
+    """Whether pods were ready, since when none had been asked for."""
+    before = condition(situation.status.conditions, "Ready")
+    return before is not None and before.reason in ("Serving", NOBODY_SERVES)
 
 
 def ready_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> Finding:
@@ -95,12 +112,19 @@ def progressing(situation: Situation) -> Finding:
             )
         return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
     if not situation.settled:
-        return _unserved_waits(situation) or _BEING_BROUGHT
+        return _being_brought(situation)
     if status.candidate is not None and not situation.spec.suspend:
         if awaits_person(situation):
             return false("AwaitsPerson", f"Revision {status.candidate.revision} waits: see Promoted.")
         return true("CandidateInProof", f"Revision {status.candidate.revision} is being proven.")
     return false("Converged", "Everything is as the spec asks.")
+
+
+def _being_brought(situation: Situation) -> Finding:
+    stuck = some_not_ready(situation)
+    if stuck is not None:
+        return false(stuck.reason, stuck.message)
+    return _unserved_waits(situation) or _BEING_BROUGHT
 
 
 def progressing_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> Finding:
@@ -142,8 +166,14 @@ def _unserved_waits(situation: Situation) -> Finding | None:
 
 
 def degraded_by(situation: Situation) -> Finding | None:
-    """The first of the known problems, the one to solve first."""
-    return next((finding for policy in _POLICIES if (finding := policy(situation)) is not None), None)
+    """The first of the known problems, the one to solve first: where nobody is served, what is about that."""
+    in_turn = (_OF_PODS, _OF_SPEC) if nobody_serves(situation) else (_OF_SPEC, _OF_PODS)
+    return _first(*in_turn, situation=situation)
+
+
+def _first(*policies: _Policies, situation: Situation) -> Finding | None:
+    found = (policy(situation) for policy in chain(*policies))
+    return next((finding for finding in found if finding is not None), None)
 
 
 def unread(fault: InvalidField) -> Finding:
@@ -280,16 +310,20 @@ def secret_words(situation: Situation, message: str) -> tuple[str, str]:
         "spec.model.endpoint.apiKeySecretRef": spec.model.endpoint.api_key_secret_ref,
         "spec.agent.memory.connectionSecretRef": spec.agent.memory.connection_secret_ref,
     }
-    hint = next(
-        (
-            f" The Secret {ref.name!r} with the key {ref.key!r} is named by {field}: create it in the "
-            "agent's namespace."
-            for field, ref in named_by.items()
-            if ref is not None and ref.name in message
-        ),
-        "",
+    named = [(field, ref) for field, ref in named_by.items() if ref is not None and _names(message, ref.name)]
+    # Two fields may name one Secret: the message may tell which of the keys is missing.
+    named.sort(key=lambda item: not _names(message, item[1].key))
+    hint = "".join(
+        f" The Secret {ref.name!r} with the key {ref.key!r} is named by {field}: create it in the "
+        "agent's namespace."
+        for field, ref in named[:1]
     )
     return "SecretNotFound", f"A pod cannot start: {message}.{hint}"
+
+
+def _names(message: str, name: str) -> bool:
+    """Whether it holds the name as a whole: support is not named by support-db."""
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)", message) is not None
 
 
 def _gave_up(situation: Situation) -> Finding | None:
@@ -305,6 +339,14 @@ def _image(situation: Situation) -> Finding | None:
     for pod in situation.serving_pods:
         if pod.trouble is not None and pod.trouble.reason in _NO_IMAGE:
             return true("ImagePullFailed", f"Pod {pod.name}: {pod.trouble.message or pod.trouble.reason}")
+    return None
+
+
+def _waits(situation: Situation) -> Finding | None:
+    """For anything else that keeps a container from being started."""
+    for pod in situation.serving_pods:
+        if pod.trouble is not None and pod.trouble.reason not in _NOT_YET_SCHEDULED:
+            return true(pod.trouble.reason, f"Pod {pod.name}: {pod.trouble.message or pod.trouble.reason}")
     return None
 
 
@@ -368,6 +410,27 @@ def _pods_not_ready(situation: Situation) -> Finding | None:
     )
 
 
+def some_not_ready(situation: Situation) -> Finding | None:
+    """A pod has not been ready for as long as a rollout may take, while others serve: nothing is promoted."""
+    deployment, rollout = situation.observed.deployment, situation.status.rollout
+    if deployment is None or not somebody_serves(situation):
+        return None
+    is_restart = rollout is not None and rollout.step is RolloutStep.RESTART
+    if is_restart or deployment.stale or deployment.updated != deployment.replicas:
+        return None  # it has its own deadline
+    seconds = situation.spec.rollout.progress_deadline_seconds + _CONTROLLER_GRACE_SECONDS
+    for pod in situation.serving_pods:
+        since = None if pod.ready else pod.unready_since
+        if since is not None and situation.timers.passed(after(rfc3339(since), seconds)):
+            return true(
+                "PodNotReady",
+                f"{deployment.ready} of {wanted_pods(situation)} serving pods are ready: pod {pod.name} has "
+                f"not been since {rfc3339(since)}, and nothing is promoted meanwhile. See `kubectl describe "
+                f"pod {pod.name}` and `kubectl logs {pod.name}`.",
+            )
+    return None
+
+
 def _is_unready_for(situation: Situation, seconds: int) -> bool:
     """Whether no pod has been ready for so long, since the last problem that was known was mended."""
     since, degraded = unready_since(situation), condition(situation.status.conditions, "Degraded")
@@ -379,20 +442,22 @@ def _is_unready_for(situation: Situation, seconds: int) -> bool:
     return situation.timers.passed(after(rfc3339(last), seconds))
 
 
-_POLICIES: tuple[Callable[[Situation], Finding | None], ...] = (
-    _invalid_schedule,
-    _missing_instructions,
-    _refused_write,  # keeps the rest of the spec from its children: before what only keeps a pin from it
-    _unknown_pin,
+_Policies = tuple[Callable[[Situation], Finding | None], ...]
+# What may keep pods from serving; a write that is refused keeps all of the spec from its children.
+_OF_PODS: _Policies = (
+    _refused_write,
     _contested,
     _lingering,
     _missing_secret,
     _gave_up,
     _image,
     _crashing,
+    _waits,
     _pods_refused,
     _unschedulable,
     _stuck_rollout,
     _pods_not_ready,
+    some_not_ready,
     told_by_pods,
 )
+_OF_SPEC: _Policies = (_invalid_schedule, _missing_instructions, _refused_write, _unknown_pin)

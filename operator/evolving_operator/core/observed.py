@@ -158,6 +158,7 @@ class Trouble:
 
     reason: str
     message: str
+    is_others: bool = False  # of a container that is none of ours: an init container, or a user's
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class ObservedPod:
     job_uid: str | None = None
     ready: bool = False
     deleting: bool = False
+    over: bool = False  # evicted, for example: none of its containers ever runs again
     restarts: int = 0
     unready_since: datetime | None = None  # where it is not ready, and says so
     began: datetime | None = None  # the run of its container that ended last

@@ -17,7 +17,7 @@ from evolving_operator.core.approval import is_approved
 from evolving_operator.core.candidate import awaits_settled_pods, awaits_word, why_promotable
 from evolving_operator.core.conditions import Finding, condition, false, true, unknown
 from evolving_operator.core.gate import weakest
-from evolving_operator.core.health import secret_words
+from evolving_operator.core.health import secret_words, some_not_ready
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import (
     candidate_revision,
@@ -135,6 +135,8 @@ def _awaiting(situation: Situation) -> Finding:
     rollout = situation.status.rollout
     if rollout is not None and rollout.step in (RolloutStep.SHADOW, RolloutStep.CANARY):
         said = rollout.message if rollout.paused_at is None else f"{rollout.message} {_PAUSED}"
+        if (stuck := some_not_ready(situation)) is not None:
+            said = f"{said} It goes no further until all serving pods are ready. {stuck.message}"
         return false("Shadowing" if rollout.step is RolloutStep.SHADOW else "CanaryRunning", said)
     if why_promotable(situation, candidate) is not None and awaits_settled_pods(situation, candidate):
         if wanted_pods(situation) == 0:

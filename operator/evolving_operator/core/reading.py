@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from evolving_agent.contract import env
 from evolving_agent.contract.config import CONFIG_KEY
 from evolving_agent.contract.refs import ConfigMapKeyRef
-from evolving_agent.contract.report import Report, parse_report, report_fault
+from evolving_agent.contract.report import Outcome, Report, parse_report, report_fault
 from evolving_operator.api import names
 from evolving_operator.api.models import (
     AgentRevisionSpec,
@@ -48,6 +49,7 @@ Raw = Mapping[str, Any]
 _JOB_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 _JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 _HEALTHY_WAITS = frozenset({"ContainerCreating", "PodInitializing"})
+_OVER = frozenset({"Failed", "Succeeded"})  # phases of a pod
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -296,6 +298,7 @@ def read_pod(raw: Raw) -> ObservedPod:
         job_uid=labels.get(_JOB_UID_LABEL),
         ready=_condition(status, "Ready").get("status") == "True",
         deleting="deletionTimestamp" in metadata,
+        over=status.get("phase") in _OVER,
         restarts=container.get("restartCount", 0),
         unready_since=_unready_since(status),
         began=_began(container),
@@ -316,8 +319,9 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
     end = complete if succeeded else failed
     finished = end.get("status") == "True"
     own = [pod for pod in pods if pod.job == name and pod.job_uid in (None, metadata["uid"])]
-    reports = [pod for pod in own if pod.report is not None]
-    reports.sort(key=lambda pod: pod.ended or pod.created)
+    reports = [(pod.ended or pod.created, pod.report) for pod in own if pod.report is not None]
+    if succeeded:  # in one of its pods: what another failed at before is no word of the Job's
+        reports = [(ended, report) for ended, report in reports if report.outcome is not Outcome.FAILED]
     template = raw.get("spec", {}).get("template", {}).get("spec", {})
     variables = {
         variable["name"]: variable.get("value")
@@ -335,7 +339,7 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         succeeded=succeeded,
         reason="" if succeeded else failed.get("reason", ""),
         message="" if succeeded else failed.get("message", ""),
-        report=reports[-1].report if reports else None,
+        report=max(reports, key=itemgetter(0))[1] if reports else None,
         report_fault="" if reports else next((pod.report_fault for pod in own if pod.report_fault), ""),
         candidate_hash=variables.get(env.CANDIDATE_HASH),
         incumbent_hash=variables.get(env.INCUMBENT_HASH),
@@ -419,18 +423,24 @@ def _report_fault(container: Raw) -> str:
 
 
 def _trouble(status: Raw, container: Raw) -> Trouble | None:
-    waiting = (container.get("state") or {}).get("waiting") or {}
-    reason = waiting.get("reason", "")
-    if reason and reason not in _HEALTHY_WAITS:
-        return Trouble(reason, waiting.get("message", ""))
-    for other in status.get("initContainerStatuses") or []:
-        waiting = (other.get("state") or {}).get("waiting") or {}
-        if (reason := waiting.get("reason", "")) and reason not in _HEALTHY_WAITS:
-            return Trouble(reason, f"init container {other.get('name')}: {waiting.get('message', '')}")
+    """Why it waits: our container, else one of the others."""
+    if (own := _waits(container)) is not None:
+        return Trouble(*own)
+    for what, listed in (("init container", "initContainerStatuses"), ("container", "containerStatuses")):
+        for other in status.get(listed) or []:
+            if (waits := _waits(other)) is not None:
+                reason, message = waits
+                return Trouble(reason, f"{what} {other.get('name')}: {message}", is_others=True)
     scheduled = _condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
         return Trouble(scheduled.get("reason", "Unschedulable"), scheduled.get("message", ""))
     return None
+
+
+def _waits(container: Raw) -> tuple[str, str] | None:
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason", "")
+    return None if not reason or reason in _HEALTHY_WAITS else (reason, waiting.get("message", ""))
 
 
 def _time(text: str | None) -> datetime | None:

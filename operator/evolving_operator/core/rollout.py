@@ -250,13 +250,17 @@ def why_stuck(situation: Situation, rollout: RolloutStatus) -> Because | None:
         # What the controller said while no pod could be created says nothing of those that can be now.
         is_about_pods = not deployment.stale and rollout.reason != _GOES_ON
         if is_about_pods and deployment.deadline_exceeded is not None:
-            return Because("ProgressDeadlineExceeded", deployment.deadline_exceeded)
+            return Because("ProgressDeadlineExceeded", deployment.deadline_exceeded + _trouble(situation))
         looping = crash_loop(situation)
         if looping is not None:
             return looping
     seconds = situation.spec.rollout.progress_deadline_seconds
     if situation.timers.passed(after(rollout.since, seconds)):
-        trouble = first_trouble(situation)
-        detail = f" {trouble.reason}: {trouble.message}" if trouble else ""
-        return Because("ProgressDeadlineExceeded", f"The pods were not ready after {seconds} s.{detail}")
+        told = f"The pods were not ready after {seconds} s."
+        return Because("ProgressDeadlineExceeded", told + _trouble(situation))
     return None
+
+
+def _trouble(situation: Situation) -> str:
+    trouble = first_trouble(situation)
+    return f" {trouble.reason}: {trouble.message}" if trouble is not None else ""

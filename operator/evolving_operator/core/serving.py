@@ -21,7 +21,9 @@ NO_PODS, PINNED = "ScaledToZero", "Pinned"
 def crash_loop(situation: Situation, since: str | None = None) -> Because | None:
     """Why a pod of what is to be served ends again and again: in runs that began later than `since`."""
     for pod in situation.serving_pods:
-        if pod.stamp != situation.active_hash or pod.restarts < CRASH_LOOP_RESTARTS or pod.trouble is None:
+        if pod.stamp != situation.active_hash or pod.restarts < CRASH_LOOP_RESTARTS:
+            continue
+        if pod.trouble is None or pod.trouble.is_others:
             continue
         if since is not None and pod.began is not None and pod.began < parse_time(since):
             continue

@@ -47,6 +47,29 @@ async def test_a_training_whose_report_was_lost_reports_again(world: Simulation,
     assert world.status.candidate.revision == REVISION
 
 
+async def test_what_a_jobs_first_pod_failed_at_is_not_the_jobs_word(world: Simulation, spec: Spec) -> None:
+    """It was tried again, and succeeded: its second pod's report is on its way, or lost."""
+    job, failed = "support-finetune-1", {"outcome": Outcome.FAILED, "reason": "ProviderUnavailable"}
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, job)
+    await world.settle()
+    world.node.finish_job(job, training_report(MODEL).model_copy(update=failed))
+    await world.settle()
+    assert world.condition("Trained").reason == "TrainingRunning"
+
+    world.pass_time(31)
+    await world.settle()
+    (again,) = unfinished(world, names.COMPONENT_FINETUNE)
+    raw = world.cluster.get("Job", again)
+    assert raw is not None
+    assert raw["metadata"]["annotations"][names.ANNOTATION_RUN] == f"finetune:report-of-{job}"
+
+    world.pass_time(60)
+    world.node.finish_job(again, training_report(MODEL))
+    await world.settle()
+    assert world.status.candidate is not None
+
+
 async def test_one_report_after_the_other_is_not_chased_for_ever(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")

@@ -1,0 +1,229 @@
+"""What is told of pods that do not serve: which of them, since when, and why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from evolving_agent.contract.report import Outcome, ServeReport, encode_report
+from evolving_operator.api import names
+from evolving_operator.api.models import ConditionStatus, RolloutStep
+from evolving_operator.testing.simulation import Simulation
+
+Spec = dict[str, Any]
+GAVE_UP = encode_report(
+    ServeReport(run_id="pod", outcome=Outcome.FAILED, reason="ModelUnreachable", message="refused")
+).decode()
+PULL = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "example/proxy:typo"'}
+CRASH = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container=proxy"}
+
+
+def told(world: Simulation, kind: str) -> tuple[str, str]:
+    return world.condition(kind).reason, world.condition(kind).message
+
+
+def lose_one(world: Simulation) -> str:
+    """One of two pods stops answering its probe. Returns its name."""
+    pod = world.node.pods("support", "agent")[0]
+    since = world.now.isoformat().replace("+00:00", "Z")
+    pod["status"]["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": since}]
+    world.cluster.put(pod)
+    deployment = world.node.deployment("support")
+    deployment["status"] |= {"readyReplicas": 1, "availableReplicas": 1}
+    world.cluster.put(deployment)
+    name: str = pod["metadata"]["name"]
+    return name
+
+
+async def test_a_pod_that_stays_unready_beside_others_is_told_of(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec | {"rollout": {"progressDeadlineSeconds": 300}})
+    pod = lose_one(world)
+    delay = await world.settle()
+    assert (told(world, "Degraded")[0], delay) == ("AsExpected", 330)
+
+    world.pass_time(330)
+    await world.settle()
+
+    reason, message = told(world, "Degraded")
+    assert reason == "PodNotReady"
+    assert message.startswith(f"1 of 2 serving pods are ready: pod {pod} has not been since ")
+    assert told(world, "Progressing") == told(world, "Stalled") == (reason, message)
+    assert world.condition("Ready").status is ConditionStatus.TRUE
+
+    world.node.roll_out("support")
+    await world.settle()
+    assert told(world, "Degraded")[0] == "AsExpected"
+
+
+async def test_a_canary_that_a_pod_holds_up_says_so(world: Simulation, spec: Spec) -> None:
+    steps = [{"percent": 10, "pauseSeconds": 60}]
+    await world.serve(spec | {"rollout": {"canary": {"steps": steps}}})
+    await world.curate()
+    await world.evaluate(await world.train(), lower=2000)
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.CANARY
+
+    pod = lose_one(world)
+    world.pass_time(86_400)
+    await world.settle()
+
+    assert (
+        f"goes no further until all serving pods are ready. 1 of 2 serving pods are ready: pod {pod}"
+        in (told(world, "Promoted")[1])
+    )
+
+
+async def test_while_a_rollout_is_under_way_its_own_deadline_counts(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    lose_one(world)
+    world.pass_time(86_400)
+    world.node.stick("support")
+    await world.settle()
+
+    assert told(world, "Degraded")[0] == "AsExpected"
+
+
+async def test_a_pod_that_was_evicted_is_none_any_more(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    kept = world.stamp()
+    world.cluster.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": "support-evicted",
+                "namespace": "default",
+                "labels": names.labels("support", "agent"),
+                "annotations": {names.ANNOTATION_CONFIG_HASH: kept},
+            },
+            "status": {
+                "phase": "Failed",
+                "reason": "Evicted",
+                "conditions": [
+                    {"type": "Ready", "status": "False", "lastTransitionTime": "2026-03-02T12:00:00Z"}
+                ],
+                "containerStatuses": [
+                    {
+                        "name": names.CONTAINER_AGENT,
+                        "state": {"terminated": {"exitCode": 137}},
+                        "lastState": {"terminated": {"exitCode": 1, "message": GAVE_UP}},
+                    }
+                ],
+            },
+        }
+    )
+    world.pass_time(86_400)
+    await world.settle()
+    assert told(world, "Degraded")[0] == "AsExpected"
+
+    world.apply_agent(spec | {"agent": {**spec["agent"], "instructions": "Others."}})
+    await world.settle()
+    world.node.roll_out("support")
+    await world.settle()
+    file = json.loads(world.cluster.get("ConfigMap", "support-config")["data"]["agent_config.json"])  # type: ignore[index]
+    assert kept not in file["configs"]
+
+
+@pytest.mark.parametrize(("waiting", "reason"), [(PULL, "ImagePullFailed"), (CRASH, "CrashLoop")])
+async def test_a_container_that_a_user_added_is_named(
+    world: Simulation, spec: Spec, waiting: Spec, reason: str
+) -> None:
+    await world.serve(spec)
+    await world.curate()
+    promoted = await world.train()
+    await world.evaluate(promoted, lower=2000)
+    name = world.node.stick("support", {"state": {"running": {}}}, restarts=9)
+    pod = world.cluster.get("Pod", name)
+    assert pod is not None
+    pod["status"]["containerStatuses"].append(
+        {"name": "proxy", "restartCount": 9, "state": {"waiting": waiting}}
+    )
+    world.cluster.put(pod)
+    await world.settle()
+
+    assert told(world, "Degraded")[0] == reason
+    assert f"container proxy: {waiting['message']}" in told(world, "Degraded")[1]
+    # The agent's own container, which was started again long ago, is not to blame.
+    assert world.status.active is not None
+    assert world.status.active.revision == promoted
+
+    world.node.exceed_deadline("support")
+    await world.settle()
+    assert world.status.rollout is not None
+    assert f"timed out progressing. {waiting['reason']}: container proxy" in world.status.rollout.message
+
+
+async def test_whatever_keeps_a_container_from_being_started_is_told(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    waiting = {"reason": "RunContainerError", "message": "exec: permission denied"}
+    name = world.node.stick("support", {"state": {"waiting": waiting}})
+    await world.settle()
+
+    assert told(world, "Degraded") == ("RunContainerError", f"Pod {name}: exec: permission denied")
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ('secret "support-db" not found', "agent.memory.connectionSecretRef"),
+        ('secret "support" not found', "model.endpoint.apiKeySecretRef"),
+        ("couldn't find key token in Secret default/support", "model.endpoint.apiKeySecretRef"),
+        ("couldn't find key uri in Secret default/support-db", "agent.memory.connectionSecretRef"),
+    ],
+)
+async def test_the_field_that_names_the_missing_secret_is_told(
+    world: Simulation, spec: Spec, message: str, named: str
+) -> None:
+    endpoint = {**spec["model"]["endpoint"], "apiKeySecretRef": {"name": "support", "key": "token"}}
+    memory = {"type": "PostgreSQL", "connectionSecretRef": {"name": "support-db"}}
+    model, agent = {**spec["model"], "endpoint": endpoint}, {**spec["agent"], "memory": memory}
+    world.apply_agent(spec | {"model": model, "agent": agent})
+    await world.settle()
+    world.node.stick(
+        "support", {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": message}}}
+    )
+    await world.settle()
+
+    assert f"named by spec.{named}" in told(world, "Degraded")[1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"curation": {"schedule": "0 0 30 2 *"}}, "InvalidSpec"),
+        ({"rollout": {"pin": "support-00000000"}}, "PinNotFound"),
+    ],
+)
+async def test_where_nobody_is_served_what_keeps_pods_from_it_comes_first(
+    world: Simulation, spec: Spec, fault: Spec, reason: str
+) -> None:
+    world.apply_agent(spec | fault)
+    await world.settle()
+    assert (told(world, "Degraded")[0], told(world, "Ready")[0]) == (reason, "Starting")
+
+    world.node.stick("support", {"state": {"waiting": PULL}})
+    await world.settle()
+    assert told(world, "Degraded")[0] == told(world, "Ready")[0] == "ImagePullFailed"
+
+    world.node.roll_out("support")
+    await world.settle()
+    assert told(world, "Degraded")[0] == reason
+
+
+async def test_an_agent_that_is_served_by_nobody_any_more_says_so(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.lose_readiness("support", since=world.now)
+    await world.settle()
+    world.pass_time(100)
+    await world.settle()
+
+    assert told(world, "Ready") == ("NobodyServes", "None of 2 serving pods is ready any more.")
+    assert world.events().count("NobodyServes") == 1
+
+    world.node.roll_out("support")
+    await world.settle()
+    world.node.lose_readiness("support", since=world.now)
+    await world.settle()
+    assert world.events().count("NobodyServes") == 2

@@ -119,6 +119,14 @@ def kept_claim(situation: Situation) -> Iterator[Apply]:
         yield from needed_applies(situation, (claim,), {})
 
 
+def missing_debt(situation: Situation) -> Iterator[Apply]:
+    """What the agent owes its provider, where that was not written down by a spec without fault."""
+    if owes_provider(situation.context):
+        debt = build_provider_debt(situation.context)
+        if ("ConfigMap", debt["metadata"]["name"]) not in situation.observed.children:
+            yield from needed_applies(situation, (debt,), {})
+
+
 def _is_grown(situation: Situation, size: str) -> bool:
     """Whether somebody else has set the volume's size since the user last spoke about it: it only grows."""
     live = situation.observed.children.get((_CLAIM, names.store_claim(situation.agent)))

@@ -17,7 +17,7 @@ from evolving_operator.api import names
 from evolving_operator.api.models import DeletionPolicy
 from evolving_operator.core.announcements import note_of
 from evolving_operator.core.builders.base import Manifest, with_applied_hash
-from evolving_operator.core.builders.debt import DEBT_KEY, TAKEN_FROM_TEMPLATE, release_job
+from evolving_operator.core.builders.debt import DEBT_KEY, proxies, release_job, taken_from
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.observed import ObservedDebt, ObservedJob, ObservedRevision, Refusal
 from evolving_operator.core.plan import Action, Apply, Create, Delete, ObjectRef
@@ -162,8 +162,9 @@ def _job_of(debt: ObservedDebt) -> Manifest:
         [container] = written["containers"]
         image = str(container["image"])
         [endpoint] = (item["value"] for item in container["env"] if item["name"] == env.RELEASE_ENDPOINT)
-        variables = [item for item in container["env"] if item["name"] in _VARIABLES]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        variables = [item for item in container["env"] if item["name"] in _VARIABLES] + proxies(container)
+        added = taken_from(written)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{DEBT_KEY} holds no Job of a release ({error!r})") from error
     if debt.name != names.provider_debt(debt.agent, debt.agent_uid, endpoint):
         told = f"{names.ANNOTATION_AGENT_UID} and the endpoint"
@@ -176,7 +177,7 @@ def _job_of(debt: ObservedDebt) -> Manifest:
         endpoint,
         image=image,
         variables=variables,
-        added={field: written[field] for field in TAKEN_FROM_TEMPLATE if field in written},
+        added=added,
     )
     return with_applied_hash(manifest | {"metadata": manifest["metadata"] | {"ownerReferences": [owner]}})
 

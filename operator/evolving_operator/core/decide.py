@@ -28,6 +28,7 @@ from evolving_operator.core.children import (
     drift_of,
     is_refused,
     kept_claim,
+    missing_debt,
     needed_applies,
     undeletable,
     unwanted_children,
@@ -116,6 +117,7 @@ def _owed(observed: Observed, timers: Timers) -> Iterator[Action]:
 def _kept(situation: Situation) -> Iterator[Action]:
     """What becomes of the volume, and of what a provider has, counts in a spec with a fault elsewhere too."""
     yield from kept_claim(situation)
+    yield from missing_debt(situation)
     refused = undeletable(situation)
     yield from (item for item in unwanted_debts(situation) if item.names not in refused)
 

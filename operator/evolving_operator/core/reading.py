@@ -209,14 +209,18 @@ def read_agent(raw: Raw) -> ObservedAgent:
 
 
 def _kept_part(spec: Raw) -> EvolvingAgentSpec | None:
-    """Its storage and deletionPolicy, in a spec that asks for nothing else; None where they are at fault."""
+    """What decides what goes with the agent, in a spec that asks for nothing else: its storage and
+    deletionPolicy and, where they are without fault, who trains it. None where the first two are at fault.
+    """
+    nobody = {"model": {"base": "none"}, "agent": {"instructions": "none"}}
     part = {name: spec[name] for name in ("storage", "deletionPolicy") if name in spec}
-    try:
-        return EvolvingAgentSpec.model_validate(
-            {"model": {"base": "none"}, "agent": {"instructions": "none"}, **part}
-        )
-    except ValidationError:
-        return None
+    trained = {name: spec[name] for name in ("model", "training") if name in spec}
+    for kept in ({**nobody, **trained, **part}, {**nobody, **part}):
+        try:
+            return EvolvingAgentSpec.model_validate(kept)
+        except ValidationError:
+            continue
+    return None
 
 
 def own_status(raw: Raw) -> Raw:

@@ -563,6 +563,56 @@ async def test_to_retain_takes_debts_back_though_there_is_a_fault_elsewhere(
     assert world.jobs(names.COMPONENT_RELEASE) == []
 
 
+async def test_what_is_owed_is_written_down_though_there_is_a_fault_elsewhere(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec | {"deletionPolicy": "Retain"})
+    assert debts(world) == []
+    faulty = {"podTemplate": {"spec": {"affinity": {"$patch": "remove"}}}}
+
+    world.apply_agent(spec | {"agent": spec["agent"] | faulty})
+    await world.settle()
+    assert world.condition("Degraded").reason == "InvalidSpec"
+    assert debts(world) == [names.provider_debt("support", uid(world), PROVIDER)]
+
+    world.cluster.writes.clear()
+    await world.settle()
+    assert world.cluster.writes == []
+
+
+@pytest.mark.parametrize("where", ["agent", "training"])
+async def test_a_release_starts_and_gets_out_as_the_trainings_do(
+    world: Simulation, spec: Spec, where: str
+) -> None:
+    variables = [
+        {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+        {"name": "no_proxy", "valueFrom": {"configMapKeyRef": {"name": "proxies", "key": "none"}}},
+        {"name": "REGION", "value": "north"},
+    ]
+    pod = {
+        "securityContext": {"runAsUser": None, "runAsGroup": 7, "fsGroup": None},
+        "imagePullSecrets": [{"name": "registry"}],
+        "containers": [{"name": "job", "env": variables}, {"name": "proxy", "image": "example/proxy"}],
+    }
+    await world.serve(spec | {where: spec[where] | {"podTemplate": {"spec": pod}}})
+
+    world.cluster.remove(names.AGENT_KIND, "support")
+    await world.settle()
+
+    [made] = world.cluster.all("Job")
+    released = made["spec"]["template"]["spec"]
+    [container] = released["containers"]
+    sent = {item["name"]: item.get("value") for item in container["env"]}
+    assert sent["HTTPS_PROXY"] == "http://proxy:3128"
+    assert not {"no_proxy", "REGION"} & sent.keys()
+    assert released["imagePullSecrets"] == [{"name": "registry"}]
+    assert released["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsGroup": 7,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 async def test_a_debt_that_may_not_be_taken_back_is_not_asked_for_again_and_again(
     world: Simulation, spec: Spec
 ) -> None:

@@ -14,15 +14,16 @@ from evolving_operator.api import names
 from evolving_operator.api.models import DeletionPolicy
 from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
 from evolving_operator.core.builders.context import BuildContext
-from evolving_operator.core.builders.job import pod_failure_policy, run_id
+from evolving_operator.core.builders.job import pod_failure_policy, run_id, training_job_spec
 from evolving_operator.core.builders.pod import confined, endpoint_key, literal, nobody
-from evolving_operator.core.builders.strategic import merged_into_nothing
 
 DEBT_KEY = "release-job.json"
 _DEADLINE_SECONDS = 3600
 _BACKOFF_LIMIT = 6
-# Of what users add to pods: what a pod without the agent's volumes and sidecars may need to start at all.
-TAKEN_FROM_TEMPLATE = ("imagePullSecrets", "nodeSelector", "tolerations", "priorityClassName", "dnsConfig")
+# Of pods that train: what one without their volumes and sidecars may need to start, and to get out.
+_TAKEN = ("imagePullSecrets", "nodeSelector", "tolerations", "priorityClassName", "dnsConfig")
+_USER = frozenset({"runAsUser", "runAsGroup"})  # a platform may choose them itself
+_PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})  # in either case
 
 
 def provider_endpoint(context: BuildContext) -> HTTPEndpoint | None:
@@ -62,15 +63,32 @@ def build_provider_debt(context: BuildContext) -> Manifest:
 
 
 def _release_job(context: BuildContext, endpoint: HTTPEndpoint) -> Manifest:
+    trains = training_job_spec(context)["template"]["spec"]
+    [container] = (item for item in trains["containers"] if item["name"] == names.CONTAINER_JOB)
     return release_job(
         context.name,
         context.uid,
         context.namespace,
         endpoint.base_url,
         image=context.agent_image,
-        variables=[run_id(), *endpoint_key(env.API_KEY, endpoint)],
-        added=merged_into_nothing(context.spec.agent.pod_template, TAKEN_FROM_TEMPLATE),
+        variables=[run_id(), *endpoint_key(env.API_KEY, endpoint), *proxies(container)],
+        added=taken_from(trains),
     )
+
+
+def taken_from(pod: Manifest) -> Manifest:
+    """Of the spec of a pod that trains (or of one that was made of it): what a release takes over."""
+    user = {name: value for name, value in (pod.get("securityContext") or {}).items() if name in _USER}
+    confined_so = {name: value for name, value in nobody().items() if name not in _USER}
+    return {
+        **{name: pod[name] for name in _TAKEN if name in pod},
+        "securityContext": {**confined_so, **user},
+    }
+
+
+def proxies(container: Manifest) -> list[Manifest]:
+    """Its variables that say how to get out, where they are written down literally."""
+    return [item for item in container.get("env", ()) if item["name"].upper() in _PROXIES and "value" in item]
 
 
 def release_job(
@@ -83,8 +101,8 @@ def release_job(
     variables: list[Manifest],
     added: Manifest,
 ) -> Manifest:
-    """The Job that makes a provider forget the agent. `variables`: the run's ID, and the provider's key;
-    `added`: of TAKEN_FROM_TEMPLATE, to its pod's spec."""
+    """The Job that makes a provider forget the agent. `variables`: the run's ID, the provider's key, and
+    proxies; `added` to its pod's spec: what `taken_from` gives."""
     labels = names.labels(agent, names.COMPONENT_RELEASE)
     container = {
         "name": names.CONTAINER_JOB,
@@ -104,7 +122,6 @@ def release_job(
         "automountServiceAccountToken": False,  # of the namespace's default account: the agent's is gone
         "enableServiceLinks": False,
         "restartPolicy": "Never",
-        "securityContext": nobody(),
         "containers": [container],
         **added,
     }

@@ -9,7 +9,6 @@ the right revision. So terms of affinity are appended.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from evolving_operator.api import names
@@ -57,12 +56,6 @@ def merge_pod_template(built: Manifest, added: PodTemplate) -> Manifest:
         "metadata": {section: values for section, values in metadata.items() if values},
         "spec": _with_owned_fields(spec, built["spec"]),
     }
-
-
-def merged_into_nothing(added: PodTemplate, fields: Collection[str]) -> Manifest:
-    """These fields of what a user adds, for a pod that has none of them."""
-    merged: Manifest = _merge({}, {name: value for name, value in added.spec.items() if name in fields})
-    return merged
 
 
 def _with_owned_fields(spec: Manifest, built: Manifest) -> Manifest:

@@ -405,7 +405,7 @@ Scenario = Callable[[Simulation], Awaitable[None]]
 
 
 async def _whole_loop(world: Simulation) -> None:
-    """Serve, learn, promote, take back, pin."""
+    """Serve, learn, promote, take back, lose the status, pin."""
     await world.serve(copy.deepcopy(SPEC))
     await world.curate()
     revision = await world.promote("model-1", job="support-finetune-001")
@@ -417,6 +417,12 @@ async def _whole_loop(world: Simulation) -> None:
     world.node.roll_out("support")
     await world.settle()
     assert world.revision_status(second).state is RevisionState.ROLLED_BACK
+    lost = world.cluster.get(names.AGENT_KIND, "support")
+    assert lost is not None
+    world.cluster.put({**lost, "status": {}})
+    await world.settle()
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
     base = names.revision("support", "smollm2", "", "Base", "")
     world.apply_agent({**SPEC, "rollout": {"pin": base}})
     await world.settle()

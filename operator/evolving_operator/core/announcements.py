@@ -245,6 +245,8 @@ def _conditions(
         old, new = condition(before.conditions, kind), condition(after.conditions, kind)
         if new is None or not _is_news(kind, old, new):
             continue
+        if kind == "Evaluated" and not _is_judged_now(before, after):
+            continue
         key = (kind, new.status, new.reason, _since(old, new, version), old.reason if old else "")
         bad = ConditionStatus.TRUE if kind == "Degraded" else ConditionStatus.FALSE
         reason = new.reason
@@ -253,6 +255,15 @@ def _conditions(
         if kind == "Ready" and new.status is ConditionStatus.FALSE:
             reason = NOBODY_SERVES  # why is told with Degraded
         yield Announcement(reason, new.message, f"Set{kind}", key, warning=new.status is bad)
+
+
+def _is_judged_now(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> bool:
+    """An older verdict is shown again where a candidate goes before it has one."""
+    verdict, candidate = after.last_verdict, after.candidate
+    is_the_candidates = (
+        verdict is not None and candidate is not None and verdict.revision == candidate.revision
+    )
+    return is_the_candidates or verdict != before.last_verdict
 
 
 def _since(old: Condition | None, new: Condition, version: str) -> str:

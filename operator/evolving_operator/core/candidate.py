@@ -24,7 +24,7 @@ from evolving_operator.core.moves import (
 )
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import candidate_revision, recorded_verdict, verdict_status
-from evolving_operator.core.serving import crash_loop, is_awaited, never_served, somebody_serves
+from evolving_operator.core.serving import crash_loop, is_awaited, never_served, somebody_serves, wanted_pods
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Because, Step
 from evolving_operator.core.trial import is_as_asked_for, next_trial
@@ -75,6 +75,14 @@ def awaits_person(situation: Situation) -> bool:
     if revision is None or (recorded_verdict(situation) is None and not is_approved(situation, revision)):
         return False
     return situation.pinned or why_promotable(situation, revision) is None
+
+
+def awaits_pods_to_be_tried(situation: Situation) -> bool:
+    """Whether a candidate is to be tried on live requests, and no pod is to serve."""
+    revision = candidate_revision(situation)
+    if revision is None or wanted_pods(situation) > 0 or why_promotable(situation, revision) is None:
+        return False
+    return awaits_settled_pods(situation, revision)
 
 
 def awaits_word(situation: Situation) -> bool:

@@ -10,8 +10,8 @@ from itertools import chain
 from evolving_agent.contract.base import canonical_json
 from evolving_agent.contract.report import ServeReport
 from evolving_operator.api import names
-from evolving_operator.api.models import ConditionStatus, RolloutStep
-from evolving_operator.core.candidate import awaits_person, awaits_word
+from evolving_operator.api.models import ConditionStatus, RevisionRef, RolloutStep
+from evolving_operator.core.candidate import awaits_person, awaits_pods_to_be_tried, awaits_word
 from evolving_operator.core.children import lingering_children, standing_refusals
 from evolving_operator.core.clock import after, parse_time, rfc3339
 from evolving_operator.core.conditions import NOBODY_SERVES, Finding, condition, false, true
@@ -114,10 +114,16 @@ def progressing(situation: Situation) -> Finding:
     if not situation.settled:
         return _being_brought(situation)
     if status.candidate is not None and not situation.spec.suspend:
-        if awaits_person(situation):
-            return false("AwaitsPerson", f"Revision {status.candidate.revision} waits: see Promoted.")
-        return true("CandidateInProof", f"Revision {status.candidate.revision} is being proven.")
+        return _in_proof(situation, status.candidate)
     return false("Converged", "Everything is as the spec asks.")
+
+
+def _in_proof(situation: Situation, candidate: RevisionRef) -> Finding:
+    if awaits_person(situation):
+        return false("AwaitsPerson", f"Revision {candidate.revision} waits: see Promoted.")
+    if awaits_pods_to_be_tried(situation):
+        return false("AwaitsPods", f"Revision {candidate.revision} waits: see Promoted.")
+    return true("CandidateInProof", f"Revision {candidate.revision} is being proven.")
 
 
 def _being_brought(situation: Situation) -> Finding:

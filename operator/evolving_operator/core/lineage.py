@@ -63,6 +63,8 @@ def adopted_revisions(situation: Situation) -> Iterator[Apply]:
 
 def revision_statuses(situation: Situation) -> Iterator[WriteStatus]:
     """The revisions' statuses that differ from what follows from the agent's."""
+    if situation.status.active is None:
+        return  # nothing follows from it: and where it was lost, they alone tell what was served
     for revision in situation.observed.revisions.values():
         wanted = _status_of(situation, revision)
         if wanted is None or wanted == revision.status:

@@ -14,7 +14,12 @@ from evolving_operator.api.models import (
     VerdictResult,
 )
 from evolving_operator.core.approval import is_approved
-from evolving_operator.core.candidate import awaits_settled_pods, awaits_word, why_promotable
+from evolving_operator.core.candidate import (
+    awaits_pods_to_be_tried,
+    awaits_settled_pods,
+    awaits_word,
+    why_promotable,
+)
 from evolving_operator.core.conditions import Finding, condition, false, true, unknown
 from evolving_operator.core.gate import weakest
 from evolving_operator.core.health import secret_words, some_not_ready
@@ -27,7 +32,7 @@ from evolving_operator.core.proof import (
     recorded_verdict,
     why_unmeasured,
 )
-from evolving_operator.core.serving import is_awaited, wanted_pods
+from evolving_operator.core.serving import is_awaited
 from evolving_operator.core.situation import Situation
 
 _PAUSED = "But no pod serves now: its time stands still."
@@ -81,6 +86,8 @@ def trained(situation: Situation) -> Finding:
 def evaluated(situation: Situation) -> Finding:
     """The verdict on the candidate or, where there is none, on the last one that had one."""
     candidate, current = candidate_revision(situation), evaluation(situation)
+    if candidate is None and (made := _being_made(situation)):
+        return unknown("Evaluating", f"{made} is about to be evaluated.")
     if candidate is None or current is None:
         return _last_verdict(situation)
     if recorded_verdict(situation) is not None and candidate.status.result is not None:
@@ -123,9 +130,17 @@ def promoted(situation: Situation) -> Finding:
     return true("Promoted", f"{status.active.revision} ({status.active.model_id}) is served.")
 
 
+def _being_made(situation: Situation) -> str:
+    """The candidate, where it became one by this very decision: its AgentRevision is yet to be seen."""
+    ref = situation.status.candidate
+    return ref.revision if ref is not None and ref.since == situation.timestamp else ""
+
+
 def _awaiting(situation: Situation) -> Finding:
     """Why the candidate is not served yet."""
     candidate = candidate_revision(situation)
+    if candidate is None and (made := _being_made(situation)):
+        return false("AwaitsVerdict", f"{made} is to be evaluated: see Evaluated.")
     if candidate is None:
         return false("CandidateMissing", "The candidate's AgentRevision was deleted.")
     if situation.pinned:
@@ -138,11 +153,10 @@ def _awaiting(situation: Situation) -> Finding:
         if (stuck := some_not_ready(situation)) is not None:
             said = f"{said} It goes no further until all serving pods are ready. {stuck.message}"
         return false("Shadowing" if rollout.step is RolloutStep.SHADOW else "CanaryRunning", said)
+    if awaits_pods_to_be_tried(situation):
+        told = f"{candidate.name} is to be tried on live requests, and no pod is to serve."
+        return false("AwaitsPods", told)
     if why_promotable(situation, candidate) is not None and awaits_settled_pods(situation, candidate):
-        if wanted_pods(situation) == 0:
-            return false(
-                "AwaitsPods", f"{candidate.name} is to be tried on live requests, and no pod is to serve."
-            )
         return false(
             "AwaitsPods",
             f"{candidate.name} may be promoted. It waits until all serving pods run what is to be served "

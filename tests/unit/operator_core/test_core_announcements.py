@@ -132,3 +132,28 @@ async def test_problems_that_take_turns_are_announced_each_time(world: Simulatio
     assert len(notes(world, "SecretNotFound")) == 2
     assert len(notes(world, "ImagePullFailed")) == 2
     assert notes(world, "Recovered") == []
+
+
+async def test_an_older_verdict_is_no_news(world: Simulation, spec: Spec) -> None:
+    """It is shown again where the candidate that was being evaluated goes."""
+    await world.serve(spec)
+    await world.evaluate(await world.train(), lower=-3000, delta=-2000)
+    for number in (2, 3):
+        world.pass_time(3600)
+        await world.train(f"smollm2-ft-{number}", job=f"support-finetune-{number}")
+    assert world.status.candidate is not None
+    world.decide(world.status.candidate.revision, "Rejected")
+    await world.settle()
+
+    assert world.condition("Evaluated").reason == "VerdictFailed"
+    assert world.events().count("VerdictFailed") == 1
+
+
+async def test_a_candidate_that_is_just_being_made_was_not_deleted(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec | {"rollout": CANARY})
+    await world.evaluate(await world.train(), lower=2000)
+    newer = await world.train("smollm2-ft-2", job="support-finetune-2")
+
+    [ended] = notes(world, "CanaryEnded")
+    assert f"{newer} is to be evaluated" in ended
+    assert "deleted" not in ended

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evolving_operator.api import names
-from evolving_operator.api.models import RevisionState
+from evolving_operator.api.models import ConditionStatus, RevisionState
 from evolving_operator.core.clock import rfc3339
 from evolving_operator.testing.simulation import Simulation
 from support.autoscaling import autoscale
@@ -509,3 +509,15 @@ def crashed(world: Simulation) -> Spec:
     """A container in a crash loop, whose last run began now."""
     began = rfc3339(world.now)
     return {**CRASHING, "lastState": {"terminated": {"exitCode": 1, "startedAt": began, "finishedAt": began}}}
+
+
+async def test_where_no_pod_is_to_serve_nothing_is_on_its_way(world: Simulation, spec: Spec) -> None:
+    spec |= {"rollout": {"canary": {"steps": [{"percent": 10}]}}}
+    await world.serve(spec)
+    world.apply_agent(spec | {"agent": spec["agent"] | {"replicas": 0}})
+    await world.settle()
+    world.node.roll_out("support")
+    await world.evaluate(await world.train(), lower=2000)
+
+    told = [world.condition(kind) for kind in ("Progressing", "Promoted")]
+    assert [(item.status, item.reason) for item in told] == [(ConditionStatus.FALSE, "AwaitsPods")] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from evolving_agent.contract.served import ServedAs, ServedCount, ServedCounts
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionState, RolloutStep
+from evolving_operator.cluster.errors import ClusterError, Conflict, Forbidden
 from evolving_operator.core.observed import Heard
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
@@ -426,6 +428,39 @@ async def test_a_status_that_was_lost_is_found_again_from_the_revisions(
     await world.settle()
 
     assert active(world) == tuned
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "error"),
+    [
+        (names.AGENT_KIND, 0, Conflict("the object has been modified")),
+        (names.AGENT_KIND, 0, Crash()),
+        (names.REVISION_KIND, 0, Forbidden("by a webhook")),
+        (names.REVISION_KIND, 1, Forbidden("by a webhook")),
+    ],
+    ids=["conflict", "crash", "refused", "refused-later"],
+)
+async def test_and_is_found_though_the_first_write_fails(
+    world: Simulation, spec: Spec, kind: str, at: int, error: ClusterError | Crash
+) -> None:
+    """What the revisions say of themselves is all there is, until the agent's status is written."""
+    await world.serve(spec | {"revisionHistoryLimit": 0})
+    before = await world.promote()
+    tuned = await world.promote("smollm2-ft-2", job="support-finetune-2")
+    raw = world.cluster.get(names.AGENT_KIND, "support")
+    assert raw is not None
+    world.cluster.put(raw | {"status": {}})
+
+    world.cluster.faults.append(Fault(at, error, "before", kind))
+    for _ in range(3):
+        with contextlib.suppress(Crash):
+            await world.settle()
+        world.restart()
+        world.pass_time(60)
+
+    assert active(world) == tuned
+    assert world.status.previous is not None
+    assert world.status.previous.revision == before
 
 
 # --- mistakes ---

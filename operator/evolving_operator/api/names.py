@@ -30,6 +30,7 @@ ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"  # the stamp: in the pod 
 ANNOTATION_REPLICAS: Final = f"{GROUP}/replicas"  # on the Deployment: the agent's, when it was last applied
 ANNOTATION_SIZE: Final = f"{GROUP}/size"  # on the volume claim: the agent's, when it was last applied
 ANNOTATION_BASE: Final = f"{GROUP}/base-model"  # on training Jobs
+ANNOTATION_TRAINING: Final = f"{GROUP}/training"  # on training Jobs: which settings they train by
 ANNOTATION_SUITES: Final = f"{GROUP}/suites"  # on evaluation and validation Jobs: digest of what they ask
 ANNOTATION_PROMOTION: Final = f"{GROUP}/promotion"  # on validation Jobs: of what, and of which pods
 ANNOTATION_AGENT_UID: Final = f"{GROUP}/agent-uid"  # on a debt and on a revision: for whom

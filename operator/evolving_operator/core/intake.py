@@ -30,7 +30,14 @@ from evolving_operator.core.moves import without_trial
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import candidate_revision, first_evaluation
-from evolving_operator.core.runs import REPORT_LOST, Ending, ending, has_ended, why_superseded
+from evolving_operator.core.runs import (
+    REPORT_LOST,
+    Ending,
+    ending,
+    has_ended,
+    why_of_other_settings,
+    why_superseded,
+)
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
 
@@ -74,7 +81,7 @@ def take_in_training(situation: Situation) -> Step | None:
     report = job.report if isinstance(job.report, TrainingReport) else None
     end = ending(job, report)
     if report is not None and end.state is RunState.SUCCEEDED:
-        end = _useless(situation, report) or end
+        end = _useless(situation, job, report) or end
     training = _ended(TrainingStatus, job, end, known).model_copy(update=trained)
     if report is None:
         noted = status.model_copy(update={"training": training})
@@ -139,7 +146,7 @@ def _known_already(
     return status.model_copy(update={"training": training.model_copy(update={"message": told})})
 
 
-def _useless(situation: Situation, report: TrainingReport) -> Ending | None:
+def _useless(situation: Situation, job: ObservedJob, report: TrainingReport) -> Ending | None:
     """Why a successful training's model is of no use after all; None where it is of use."""
     if not report.model_id:
         return Ending(RunState.FAILED, "ModelMissing", "The training succeeded but named no model.")
@@ -150,6 +157,9 @@ def _useless(situation: Situation, report: TrainingReport) -> Ending | None:
             f"{report.model_id} was trained from {report.base}, but spec.model.base is now "
             f"{situation.spec.model.base}.",
         )
+    if (why := why_of_other_settings(situation, job)) is not None:  # it was to be cancelled, and was faster
+        told = f"{report.model_id} is not used: {why}."
+        return Ending(RunState.SKIPPED, "SettingsChanged", told)
     return None
 
 

@@ -144,6 +144,7 @@ class ObservedJob:
     incumbent_hash: str | None = None
     config_hash: str | None = None  # what a validation asks pods for
     base: str | None = None  # the model that a training starts from
+    training: str | None = None  # `names.ANNOTATION_TRAINING`; None where an older operator made it
     made_for: str | None = None  # UID of the agent by which a training marks what it leaves at a provider
     run: str = ""  # the annotation that it was asked for by, if it was
     suites: str | None = None  # `names.ANNOTATION_SUITES`

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from evolving_agent.contract.report import Outcome, Report
 from evolving_operator.api import names
 from evolving_operator.api.models import RunState
+from evolving_operator.core.builders.training_settings import changed_settings
 from evolving_operator.core.clock import after, rfc3339
 from evolving_operator.core.observed import ObservedJob
 from evolving_operator.core.situation import Situation
@@ -51,7 +52,15 @@ def why_superseded(situation: Situation, job: ObservedJob) -> str | None:
         return "spec.training was removed"
     if job.base not in (None, spec.model.base):
         return f"it trains {job.base}, but spec.model.base is now {spec.model.base}"
-    return None
+    return why_of_other_settings(situation, job)
+
+
+def why_of_other_settings(situation: Situation, job: ObservedJob) -> str | None:
+    """In which settings a training, under way or over, is not the one that the spec asks for now."""
+    if job.training is None or situation.spec.training is None:
+        return None
+    changed = changed_settings(situation.context, job.training)
+    return f"what the spec asks for now differs in {', '.join(changed)}" if changed else None
 
 
 def ending(job: ObservedJob, report: Report | None) -> Ending:

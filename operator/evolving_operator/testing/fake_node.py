@@ -101,10 +101,12 @@ class FakeNode:
         """A Job as the CronJob controller creates it, where the CronJob is there."""
         cron_job = self.cluster.get("CronJob", f"{agent}-{component}", self.namespace)
         owners: list[Raw] = []
+        annotations: Raw = {}
         spec: Raw = {"template": {"spec": {"containers": []}}}
         if cron_job is not None:
             owners = [{"uid": cron_job["metadata"]["uid"], "controller": True}]
-            spec = cron_job["spec"]["jobTemplate"]["spec"]
+            template = cron_job["spec"]["jobTemplate"]
+            annotations, spec = template["metadata"].get("annotations", {}), template["spec"]
         self.cluster.put(
             {
                 "apiVersion": "batch/v1",
@@ -113,6 +115,7 @@ class FakeNode:
                     "name": name,
                     "namespace": self.namespace,
                     "labels": names.labels(agent, component),
+                    "annotations": annotations,
                     "ownerReferences": owners,
                 },
                 "spec": spec,

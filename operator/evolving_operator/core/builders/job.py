@@ -20,6 +20,7 @@ from evolving_operator.core.builders.pod import (
     suite_mounts,
 )
 from evolving_operator.core.builders.tool_files import tool_env, tool_mounts
+from evolving_operator.core.builders.training_settings import training_settings
 
 _RUN_ID_PATH = "metadata.labels['batch.kubernetes.io/job-name']"  # set on the pod by the Job controller
 _CURATION_SECONDS = 4 * 3600
@@ -73,8 +74,13 @@ def build_on_demand_job(context: BuildContext, component: str, run: str) -> Mani
 
 
 def run_annotations(context: BuildContext, component: str) -> dict[str, str]:
-    """On a training Job: what it trains from, by which it is known to be superseded."""
-    return {names.ANNOTATION_BASE: context.spec.model.base} if component == names.COMPONENT_FINETUNE else {}
+    """On a training Job: what it trains from and how, by which it is known to be superseded."""
+    if component != names.COMPONENT_FINETUNE:
+        return {}
+    return {
+        names.ANNOTATION_BASE: context.spec.model.base,
+        names.ANNOTATION_TRAINING: training_settings(context),
+    }
 
 
 def build_evaluation_job(

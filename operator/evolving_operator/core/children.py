@@ -298,6 +298,15 @@ def config_map_is_current(situation: Situation, wanted: Sequence[Manifest], drif
     return is_there_to_stay and key not in drift and any(is_current(live, manifest) for manifest in own)
 
 
+def jobs_find_what_is_asked(situation: Situation) -> bool:
+    """The same, of a step that creates a Job: steps are taken before the children are brought to the spec.
+
+    What keeps the ConfigMap from it for long is Degraded.
+    """
+    wanted = tuple(wanted_children(situation))
+    return config_map_is_current(situation, wanted, drift_of(situation, wanted))
+
+
 def unwanted_children(situation: Situation) -> Iterator[Delete]:
     """Children that the spec no longer asks for."""
     spec, agent = situation.spec, situation.agent

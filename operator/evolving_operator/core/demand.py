@@ -6,6 +6,7 @@ from evolving_operator.api import names
 from evolving_operator.api.models import EvolvingAgentStatus
 from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.job import build_on_demand_job
+from evolving_operator.core.children import jobs_find_what_is_asked
 from evolving_operator.core.intake import is_newer
 from evolving_operator.core.plan import Create
 from evolving_operator.core.proof import candidate_revision, evaluation, next_attempt
@@ -17,7 +18,9 @@ _VERBS = _JOBS | {names.COMPONENT_EVALUATE}
 
 
 def run_on_demand(situation: Situation) -> Step | None:
-    """Act once upon each value of the annotation; a run of the same kind under way is waited for."""
+    """Act once upon each value of the annotation; a run of the same kind under way is waited for, and so is
+    the ConfigMap that the Job looks its settings up in.
+    """
     run = _wish(situation)
     verb = run.partition(":")[0]
     if not run or verb == names.COMPONENT_EVALUATE:
@@ -53,6 +56,8 @@ def _run_job(situation: Situation, verb: str, run: str, noted: EvolvingAgentStat
         return None if own.deleting else Step(noted)
     if _is_running(situation, verb) or name in situation.observed.left:
         return None
+    if not jobs_find_what_is_asked(situation):
+        return None  # it would run by what was asked for before
     return Step(noted, before=(Create(build_on_demand_job(situation.context, verb, run)),))
 
 

@@ -25,6 +25,7 @@ from evolving_operator.api.models import (
 from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.job import build_on_demand_job
 from evolving_operator.core.builders.revision import build_revision
+from evolving_operator.core.children import jobs_find_what_is_asked
 from evolving_operator.core.clock import parse_time, rfc3339
 from evolving_operator.core.moves import without_trial
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
@@ -59,7 +60,7 @@ def take_in_curation(situation: Situation) -> Step | None:
     end = ending(job, report)
     noted = status.model_copy(update={"curation": _ended(RunStatus, job, end, known)})
     if report is None or report.dataset is None or end.state is not RunState.SUCCEEDED:
-        return Step(noted, before=tuple(_reported_again(situation, job, end)))
+        return _without_result(situation, job, end, noted)
     dataset = DatasetStatus(
         version=report.dataset.version, examples=report.dataset.examples, digest=report.dataset.digest
     )
@@ -84,8 +85,7 @@ def take_in_training(situation: Situation) -> Step | None:
         end = _useless(situation, job, report) or end
     training = _ended(TrainingStatus, job, end, known).model_copy(update=trained)
     if report is None:
-        noted = status.model_copy(update={"training": training})
-        return Step(noted, before=tuple(_reported_again(situation, job, end)))
+        return _without_result(situation, job, end, status.model_copy(update={"training": training}))
     training = training.model_copy(update={"job_id": report.job_id})
     noted = status.model_copy(update={"training": training})
     return _nominate(situation, job, report, noted) if end.state is RunState.SUCCEEDED else Step(noted)
@@ -212,6 +212,16 @@ def _given_up(situation: Situation, known: _Run) -> _Run | None:
         return None
     update = {"state": state, "reason": reason, "message": message, "since": situation.timestamp}
     return known.model_copy(update=update)
+
+
+def _without_result(
+    situation: Situation, job: ObservedJob, end: Ending, noted: EvolvingAgentStatus
+) -> Step | None:
+    """A run that brought nothing is noted together with the one that says again what it said; None while
+    that one would run by what was asked for before.
+    """
+    again = tuple(_reported_again(situation, job, end))
+    return None if again and not jobs_find_what_is_asked(situation) else Step(noted, before=again)
 
 
 def _reported_again(situation: Situation, job: ObservedJob, end: Ending) -> Iterator[Create]:

@@ -14,6 +14,7 @@ from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
 from support.orphans import orphan
+from support.refusing import refused
 
 Spec = dict[str, Any]
 MODEL = "smollm2-ft-1"
@@ -68,6 +69,35 @@ async def test_what_a_jobs_first_pod_failed_at_is_not_the_jobs_word(world: Simul
     world.node.finish_job(again, training_report(MODEL))
     await world.settle()
     assert world.status.candidate is not None
+
+
+@pytest.mark.parametrize("component", [names.COMPONENT_CURATE, names.COMPONENT_FINETUNE])
+async def test_a_report_is_asked_for_again_by_what_the_spec_says_now(
+    world: Simulation, spec: Spec, component: str
+) -> None:
+    await world.serve(spec)
+    name = f"support-{component}-1"
+    world.node.start_job("support", component, name)
+    await world.settle()
+    world.node.finish_job(name, None)
+    world.pass_time(31)
+    changed = spec["curation"] | {"thresholds": {"minScorePercent": 95}}
+    world.apply_agent(spec | {"curation": changed})
+    with refused(world, "ConfigMap"):
+        await world.settle()
+        assert unfinished(world, component) == []
+        assert world.condition("Degraded").reason == "Forbidden"
+
+    world.pass_time(11)
+    world.cluster.writes.clear()
+    await world.settle()
+
+    (again,) = unfinished(world, component)
+    raw = world.cluster.get("Job", again)
+    assert raw is not None
+    assert raw["metadata"]["annotations"][names.ANNOTATION_RUN] == f"{component}:report-of-{name}"
+    written = [(write.kind, write.name) for write in world.cluster.writes]
+    assert written.index(("ConfigMap", "support-config")) < written.index(("Job", again))
 
 
 async def test_one_report_after_the_other_is_not_chased_for_ever(world: Simulation, spec: Spec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from evolving_operator.cluster.errors import ClusterError, Conflict, Forbidden
 from evolving_operator.core.observed import Heard
 from evolving_operator.testing.fake_cluster import Crash, Fault
 from evolving_operator.testing.simulation import Simulation, revision_of, training_report
+from support.refusing import refused
 
 Spec = dict[str, Any]
 LOOP = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
@@ -260,6 +262,72 @@ async def test_a_run_on_demand_waits_for_the_one_under_way(world: Simulation, sp
     world.node.finish_job("support-finetune-1", training_report("m"))
     await world.settle()
     assert len(world.jobs(names.COMPONENT_FINETUNE)) == 2
+
+
+def asks_more_of_examples(spec: Spec) -> Spec:
+    return spec | {"curation": spec["curation"] | {"thresholds": {"minScorePercent": 95}}}
+
+
+def least_score(world: Simulation) -> int:
+    """As a Job that starts now would find it."""
+    config_map = world.cluster.get("ConfigMap", "support-config")
+    assert config_map is not None
+    learning = json.loads(config_map["data"]["learning.json"])
+    return int(learning["curation"]["thresholds"].get("minScorePercent", 70))
+
+
+async def test_a_run_on_demand_runs_by_what_was_applied_with_it(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.cluster.writes.clear()
+
+    world.apply_agent(asks_more_of_examples(spec))
+    world.annotate("curate:1")
+    await world.settle()
+
+    (job,) = world.jobs(names.COMPONENT_CURATE)
+    written = [(write.kind, write.name) for write in world.cluster.writes]
+    assert written.index(("ConfigMap", "support-config")) < written.index(("Job", job))
+
+
+async def test_a_run_on_demand_waits_for_what_it_runs_by_and_that_is_told(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    world.apply_agent(asks_more_of_examples(spec))
+    world.annotate("curate:1")
+    with refused(world, "ConfigMap"):
+        await world.settle()
+
+        assert (least_score(world), world.jobs(names.COMPONENT_CURATE)) == (70, [])
+        assert world.status.last_run is None
+        told = world.condition("Degraded")
+        assert (told.reason, told.message) == (
+            "Forbidden",
+            "ConfigMap support-config was refused: ConfigMap: exceeded quota",
+        )
+
+    world.pass_time(11)
+    await world.settle()
+    assert (least_score(world), len(world.jobs(names.COMPONENT_CURATE))) == (95, 1)
+    assert world.status.last_run == "curate:1"
+
+
+async def test_a_run_on_demand_waits_for_a_configuration_that_is_there_to_stay(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    world.cluster.hold("ConfigMap", "support-config", "example.com/held")
+    world.annotate("curate:1")
+    await world.settle()
+    world.pass_time(10)
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_CURATE) == []
+    assert world.condition("Degraded").reason == "ChildDeleted"
+
+    world.cluster.remove("ConfigMap", "support-config")
+    await world.settle()
+    assert len(world.jobs(names.COMPONENT_CURATE)) == 1
 
 
 async def test_an_evaluation_on_demand_is_a_new_attempt(world: Simulation, spec: Spec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from evolving_operator.api import names
 from evolving_operator.api.models import (
     Approval,
     ConditionStatus,
@@ -25,6 +26,7 @@ from evolving_operator.core.gate import weakest
 from evolving_operator.core.health import secret_words, some_not_ready
 from evolving_operator.core.observed import ObservedRevision
 from evolving_operator.core.proof import (
+    asks_the_dataset,
     candidate_revision,
     evaluation,
     evaluation_job_of,
@@ -36,6 +38,12 @@ from evolving_operator.core.serving import is_awaited
 from evolving_operator.core.situation import Situation
 
 _PAUSED = "But no pod serves now: its time stands still."
+_HELD_FOR_A_DATASET = "It waits for a newer dataset, or for a person's spec.decision."
+_HELD_FOR_CASES = (
+    "None of its suites asks a dataset's cases, so a newer one would not help. It waits for other suites, "
+    f"for more cases (then annotate {names.ANNOTATION_RUN}: {names.COMPONENT_EVALUATE}), or for a person's "
+    "spec.decision."
+)
 _POD_GRACE = timedelta(seconds=60)
 
 
@@ -176,11 +184,8 @@ def _awaiting(situation: Situation) -> Finding:
             f"{candidate.name} passed the gate and waits for a person: set its spec.decision.",
         )
     if candidate.status.result is VerdictResult.INCONCLUSIVE:
-        return false(
-            "Held",
-            f"The verdict on {candidate.name} is inconclusive. It waits for a newer dataset, or for a "
-            "person's spec.decision.",
-        )
+        awaited = _HELD_FOR_A_DATASET if asks_the_dataset(situation) else _HELD_FOR_CASES
+        return false("Held", f"The verdict on {candidate.name} is inconclusive. {awaited}")
     return false(f"Verdict{candidate.status.result}", f"The verdict on {candidate.name} does not promote it.")
 
 

@@ -73,6 +73,11 @@ def is_measurable(situation: Situation, dataset_version: str | None) -> bool:
     return dataset_version is not None or any(suite.config_map_ref is not None for suite in suites)
 
 
+def asks_the_dataset(situation: Situation) -> bool:
+    """Whether any case comes of a dataset, so that a newer one has others."""
+    return any(suite.config_map_ref is None for suite in situation.spec.evaluation.effective_suites)
+
+
 def recorded_verdict(situation: Situation) -> ObservedRevision | None:
     """The candidate, where the verdict in its status is the one of the evaluation that counts."""
     revision, current = candidate_revision(situation), evaluation(situation)
@@ -186,7 +191,7 @@ def _with_a_newer_dataset(situation: Situation, current: EvaluationStatus) -> Ev
     revision, dataset = recorded_verdict(situation), situation.status.dataset
     if revision is None or revision.status.result is not VerdictResult.INCONCLUSIVE or dataset is None:
         return None
-    if dataset.version == current.dataset_version:
+    if dataset.version == current.dataset_version or not asks_the_dataset(situation):
         return None
     return next_attempt(current).model_copy(update={"dataset_version": dataset.version})
 

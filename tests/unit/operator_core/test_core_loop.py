@@ -140,6 +140,7 @@ async def test_an_inconclusive_verdict_holds_until_there_is_a_newer_dataset(
 
     await world.evaluate(revision, lower=-500, delta=300)
     assert world.condition("Promoted").reason == "Held"
+    assert "waits for a newer dataset" in world.condition("Promoted").message
     assert world.status.candidate is not None
 
     await world.curate("d2")
@@ -147,6 +148,35 @@ async def test_an_inconclusive_verdict_holds_until_there_is_a_newer_dataset(
     await world.evaluate(revision, lower=100, delta=300)
     assert world.status.active is not None
     assert world.status.active.revision == revision
+
+
+async def test_no_newer_dataset_is_waited_for_where_no_suite_asks_its_cases(
+    world: Simulation, spec: Spec
+) -> None:
+    own = {"name": "holdout", "configMapRef": {"name": "cases", "key": "cases.jsonl"}}
+    await world.serve(spec | {"evaluation": {"suites": [own]}})
+    await world.curate("d1")
+    revision = await world.train()
+    await world.evaluate(revision, lower=-500, delta=300)
+
+    await world.curate("d2")
+
+    # the same cases would give the same verdict, day after day
+    assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "")]
+    told = world.condition("Promoted")
+    assert told.reason == "Held"
+    assert "None of its suites asks a dataset's cases" in told.message
+    assert "evolvingagents.io/run: evaluate" in told.message
+
+    # and with a suite that does, one is waited for
+    world.apply_agent(spec | {"evaluation": {"suites": [{"name": "holdout"}]}})
+    await world.settle()
+    assert world.jobs(names.COMPONENT_EVALUATE) == [names.evaluate_job(revision, "1")]
+    await world.evaluate(revision, lower=-500, delta=300)
+    assert "waits for a newer dataset" in world.condition("Promoted").message
+    await world.curate("d3")
+    assert world.status.evaluation is not None
+    assert world.status.evaluation.dataset_version == "d3"
 
 
 async def test_an_inconclusive_verdict_can_be_made_to_reject(world: Simulation, spec: Spec) -> None:

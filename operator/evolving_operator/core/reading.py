@@ -349,6 +349,7 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         incumbent_hash=variables.get(env.INCUMBENT_HASH),
         config_hash=variables.get(env.CONFIG_HASH),
         base=_annotations(raw).get(names.ANNOTATION_BASE),
+        training=_annotations(raw).get(names.ANNOTATION_TRAINING),
         made_for=variables.get(env.AGENT_UID),
         run=_annotations(raw).get(names.ANNOTATION_RUN, ""),
         suites=_annotations(raw).get(names.ANNOTATION_SUITES),

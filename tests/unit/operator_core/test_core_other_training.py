@@ -10,6 +10,7 @@ import pytest
 
 from evolving_operator.api import names
 from evolving_operator.api.models import EvolvingAgentSpec, RunState
+from evolving_operator.cluster.errors import Forbidden
 from evolving_operator.core.builders.context import Images
 from evolving_operator.core.builders.training_settings import training_settings
 from evolving_operator.core.clock import Timers
@@ -90,3 +91,75 @@ def test_a_job_that_does_not_say_by_which_settings_it_trains_goes_on(training: S
     assert step is not None
     assert step.status.candidate is not None
     assert step.status.candidate.model_id == "old"
+
+
+# --- the same, on a cluster -----------------------------------------------------------------------
+
+
+async def test_other_settings_of_training_do_not_wait_for_the_run_under_way(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    await world.curate()
+    world.node.start_job("support", names.COMPONENT_FINETUNE, JOB)
+    await world.settle()
+    assert world.condition("Trained").reason == "TrainingRunning"
+
+    world.apply_agent(spec | {"training": spec["training"] | {"backend": OPENAI}})
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_FINETUNE) == []
+    told = world.condition("Trained")
+    assert (told.reason, told.message) == ("Superseded", f"Job {JOB} is cancelled: {CHANGED}")
+    assert "TrainingSkipped" in world.events()
+
+    world.annotate("finetune:1")
+    await world.settle()
+    (begun,) = world.jobs(names.COMPONENT_FINETUNE)
+    assert begun == names.on_demand_job("support", names.COMPONENT_FINETUNE, "finetune:1")
+    world.restart()
+    await world.settle()
+    assert world.jobs(names.COMPONENT_FINETUNE) == [begun]
+    world.pass_time(60)
+    world.node.finish_job(begun, training_report("smollm2-ft-1"))
+    await world.settle()
+    assert world.status.candidate is not None
+
+
+async def test_what_is_changed_beside_the_settings_lets_a_training_go_on(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, JOB)
+    await world.settle()
+
+    changes = {"schedule": "0 5 * * *", "suffix": "nightly", "hyperparameters": {"epochs": 3}}
+    world.apply_agent(spec | {"training": spec["training"] | changes})
+    await world.settle()
+
+    assert world.jobs(names.COMPONENT_FINETUNE) == [JOB]
+    assert world.condition("Trained").reason == "TrainingRunning"
+
+
+async def test_a_run_that_may_not_be_deleted_brings_no_candidate(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, JOB)
+    await world.settle()
+    delete = world.cluster.delete
+
+    async def forbidden(ref: ObjectRef) -> dict[str, Any] | None:
+        if ref.kind != "Job":
+            return await delete(ref)
+        raise Forbidden(f"{ref.name} is protected")
+
+    world.cluster.delete = forbidden  # type: ignore[method-assign]
+    world.apply_agent(spec | {"training": spec["training"] | {"backend": OPENAI}})
+    await world.settle()
+    assert world.condition("Degraded").message == f"Job {JOB} cannot be deleted: {JOB} is protected"
+    world.pass_time(60)
+    world.node.finish_job(JOB, training_report("old"))
+    await world.settle()
+
+    assert world.status.candidate is None
+    told = world.condition("Trained")
+    assert (told.reason, told.message) == ("SettingsChanged", f"old is not used: {CHANGED}")

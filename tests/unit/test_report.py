@@ -205,3 +205,12 @@ def test_a_suites_reason_has_the_form_of_every_reason(reason: str) -> None:
 
     assert parse_report(message) is None
     assert (report_fault(message) or "").startswith("suites.0.errorReason")
+
+
+def test_a_report_that_kubelet_has_cut_says_so() -> None:
+    report = ServeReport(run_id="r", outcome=Outcome.FAILED, reason="ModelGone", message="it is gone" * 90)
+    cut = encode_report(report)[:600].decode()
+
+    assert parse_report(cut) is None
+    assert (report_fault(cut) or "").startswith("it was cut off")
+    assert report_fault(cut[5:]) is None

@@ -117,6 +117,9 @@ _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
 _KINDS = frozenset(report.model_fields["kind"].default for report in get_args(get_args(Report)[0]))
 
 
+_BEGINNING = '{"version":1,"runId":'  # as every report is written
+
+
 def parse_report(message: str) -> Report | None:
     """The report in a termination message; None where it holds none (a crash, another program)."""
     try:
@@ -131,6 +134,8 @@ def report_fault(message: str) -> str | None:
         _REPORT.validate_json(message)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        if first["type"] == "json_invalid" and message.startswith(_BEGINNING):
+            return "it was cut off: kubelet keeps 12 KiB for all containers of a pod together"
         kind, *path = (str(part) for part in first["loc"]) if first["loc"] else ("",)
         return f"{'.'.join(path)}: {first['msg']}" if kind in _KINDS and path else None
     return None

@@ -80,6 +80,12 @@ def labels(agent: str, component: str) -> dict[str, str]:
     }
 
 
+def kept_labels(agent: str, component: str) -> dict[str, str]:
+    """Labels of what may outlive its agent. By the instance's label, and for want of an owner, Argo CD would
+    take it for a part of an Application of that name which is no longer in Git, and prune it."""
+    return {label: value for label, value in labels(agent, component).items() if label != LABEL_INSTANCE}
+
+
 def deployment(agent: str) -> str:
     return agent
 

@@ -139,7 +139,7 @@ def _postponed(debt: ObservedDebt, until: datetime) -> Manifest:
             "name": debt.name,
             "namespace": debt.namespace,
             "uid": debt.uid,  # one that somebody has given up meanwhile is not made anew
-            "labels": names.labels(debt.agent, names.COMPONENT_RELEASE),
+            "labels": names.kept_labels(debt.agent, names.COMPONENT_RELEASE),
             "annotations": {
                 names.ANNOTATION_AGENT_UID: debt.agent_uid,
                 names.ANNOTATION_RETRY_AT: rfc3339(until),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import chain
@@ -13,10 +12,10 @@ from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RevisionRef, RolloutStep
 from evolving_operator.core.candidate import awaits_person, awaits_pods_to_be_tried, awaits_word
 from evolving_operator.core.children import lingering_children, standing_refusals
-from evolving_operator.core.clock import after, parse_time, rfc3339
+from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time, rfc3339
 from evolving_operator.core.conditions import NOBODY_SERVES, Finding, condition, false, true
 from evolving_operator.core.observed import InvalidField, ObservedDeployment, ObservedPod
-from evolving_operator.core.pod_problems import is_told, told_by_pods
+from evolving_operator.core.pod_problems import is_told, lost_pod, secret_words, told_by_pods, why_blocked
 from evolving_operator.core.rollout import why_stuck
 from evolving_operator.core.schedule import schedule_fault
 from evolving_operator.core.serving import (
@@ -110,12 +109,21 @@ def progressing(situation: Situation) -> Finding:
             return true(
                 reason, f"Revision {rollout.revision} is watched on once there are pods that serve it."
             )
-        return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}")
+        return true(reason, f"Revision {rollout.revision} {what}. {rollout.message}{_held_up(situation)}")
     if not situation.settled:
         return _being_brought(situation)
     if status.candidate is not None and not situation.spec.suspend:
         return _in_proof(situation, status.candidate)
     return false("Converged", "Everything is as the spec asks.")
+
+
+def _held_up(situation: Situation) -> str:
+    """What keeps the pod from running that is to validate what serves."""
+    rollout = situation.status.rollout
+    if rollout is None or rollout.step is not RolloutStep.BAKE:
+        return ""
+    found = why_blocked(situation, names.validate_job(rollout.revision))
+    return "" if found is None else f" {found.reason}: {found.message}"
 
 
 def _in_proof(situation: Situation, candidate: RevisionRef) -> Finding:
@@ -307,36 +315,13 @@ def _missing_secret(situation: Situation) -> Finding | None:
     return None
 
 
-def secret_words(situation: Situation, message: str) -> tuple[str, str]:
-    """Reason and message for what kubelet said when it could not set a container up."""
-    if "secret" not in message.lower():
-        return "ContainerConfigError", message
-    spec = situation.spec
-    named_by = {
-        "spec.model.endpoint.apiKeySecretRef": spec.model.endpoint.api_key_secret_ref,
-        "spec.agent.memory.connectionSecretRef": spec.agent.memory.connection_secret_ref,
-    }
-    named = [(field, ref) for field, ref in named_by.items() if ref is not None and _names(message, ref.name)]
-    # Two fields may name one Secret: the message may tell which of the keys is missing.
-    named.sort(key=lambda item: not _names(message, item[1].key))
-    hint = "".join(
-        f" The Secret {ref.name!r} with the key {ref.key!r} is named by {field}: create it in the "
-        "agent's namespace."
-        for field, ref in named[:1]
-    )
-    return "SecretNotFound", f"A pod cannot start: {message}.{hint}"
-
-
-def _names(message: str, name: str) -> bool:
-    """Whether it holds the name as a whole: support is not named by support-db."""
-    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)", message) is not None
-
-
 def _gave_up(situation: Situation) -> Finding | None:
     """A serving pod told why it could not serve, e.g. ModelUnreachable."""
     for pod in situation.serving_pods:
         if pod.ready or not isinstance(pod.report, ServeReport):
             continue
+        if pod.unready_since and pod.ended and pod.unready_since > pod.ended + CLOCKS_DIFFER:
+            continue  # it has served since
         return true(pod.report.reason, f"{pod.report.message} (pod {pod.name})")
     return None
 
@@ -380,7 +365,10 @@ def _unschedulable(situation: Situation) -> Finding | None:
             continue
         # Nodes that are being added and volumes that are being made take their time.
         if situation.timers.passed(pod.created + _SCHEDULING_GRACE):
-            return true("Unschedulable", f"Pod {pod.name} finds no node: {pod.trouble.message}")
+            told = f"Pod {pod.name} finds no node: {pod.trouble.message}"
+            pods = (other for other in situation.observed.pods if other.component == names.COMPONENT_AGENT)
+            lost = lost_pod(situation, pods)  # the scheduler still counts it, and where its volume is
+            return true("Unschedulable", f"{told} {lost}".rstrip())
     return None
 
 

@@ -179,10 +179,12 @@ class ObservedPod:
     job: str | None = None
     job_uid: str | None = None
     ready: bool = False
-    deleting: bool = False
+    deleted_at: datetime | None = None  # when it was to be gone, where it was deleted
+    idle: bool = False  # our container was never started: it waits for a volume, an image, another container
     over: bool = False  # evicted, for example: none of its containers ever runs again
     restarts: int = 0
     unready_since: datetime | None = None  # where it is not ready, and says so
+    started: datetime | None = None  # the run of its container that goes on
     began: datetime | None = None  # the run of its container that ended last
     trouble: Trouble | None = None
     report: Report | None = None

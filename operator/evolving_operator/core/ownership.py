@@ -23,7 +23,9 @@ Tree = dict[str, Any]  # fieldsV1: "f:<field>", "k:{<keys>}" and "v:<value>" →
 # Fields that tell which object it is. The record leaves them out.
 _IDENTITY = frozenset({"apiVersion", "kind"})
 _METADATA_IDENTITY = frozenset({"name", "namespace"})
-_AUTOSCALER = "kube-controller-manager"  # in which the HorizontalPodAutoscaler's controller runs
+# The binaries in which the HorizontalPodAutoscaler's controller runs (k3s and MicroK8s have their own), and
+# KEDA's, which scales to none and from it.
+_AUTOSCALERS = frozenset({"kube-controller-manager", "k3s", "kubelite", "keda"})
 
 
 def owned_fields(raw: Raw) -> str:
@@ -45,14 +47,14 @@ def other_writers(raw: Raw) -> str:
         for entry in _entries(raw)
         if entry.get("subresource") != "status" and entry.get("manager") != names.FIELD_MANAGER
     }
-    return sys.intern(", ".join(sorted(found - {_AUTOSCALER, ""})))
+    return sys.intern(", ".join(sorted(found - _AUTOSCALERS - {""})))
 
 
 def is_autoscaled(raw: Raw) -> bool:
     """Whether a HorizontalPodAutoscaler set the object's `spec.replicas`."""
     return any(
         entry.get("subresource") == "scale"
-        and entry.get("manager") == _AUTOSCALER
+        and entry.get("manager") in _AUTOSCALERS
         and "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})
         for entry in _entries(raw)
     )

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from evolving_operator.api import names
 from evolving_operator.api.models import (
     Approval,
@@ -23,8 +21,9 @@ from evolving_operator.core.candidate import (
 )
 from evolving_operator.core.conditions import Finding, condition, false, true, unknown
 from evolving_operator.core.gate import weakest
-from evolving_operator.core.health import secret_words, some_not_ready
+from evolving_operator.core.health import some_not_ready
 from evolving_operator.core.observed import ObservedRevision
+from evolving_operator.core.pod_problems import why_blocked
 from evolving_operator.core.proof import (
     asks_the_dataset,
     candidate_revision,
@@ -44,7 +43,6 @@ _HELD_FOR_CASES = (
     f"for more cases (then annotate {names.ANNOTATION_RUN}: {names.COMPONENT_EVALUATE}), or for a person's "
     "spec.decision."
 )
-_POD_GRACE = timedelta(seconds=60)
 
 
 def dataset_ready(situation: Situation) -> Finding:
@@ -54,7 +52,7 @@ def dataset_ready(situation: Situation) -> Finding:
     if (
         run is not None
         and run.state is RunState.RUNNING
-        and (blocked := _blocked(situation, run.job)) is not None
+        and (blocked := why_blocked(situation, run.job)) is not None
     ):
         return blocked
     if dataset is not None:
@@ -84,7 +82,7 @@ def trained(situation: Situation) -> Finding:
         return true("TrainingSucceeded", run.message or f"Job {run.job} trained a model.")
     if run.state is RunState.SKIPPED:
         return true(run.reason, run.message) if was_trained else false(run.reason, run.message)
-    blocked = _blocked(situation, run.job)
+    blocked = why_blocked(situation, run.job)
     if blocked is not None:
         return blocked
     message = f"Job {run.job} is training."
@@ -101,7 +99,7 @@ def evaluated(situation: Situation) -> Finding:
     if recorded_verdict(situation) is not None and candidate.status.result is not None:
         return _verdict(candidate)
     job = evaluation_job_of(situation)
-    if job is not None and job.finished is None and (blocked := _blocked(situation, job.name)) is not None:
+    if job is not None and job.finished is None and (blocked := why_blocked(situation, job.name)) is not None:
         return unknown(blocked.reason, blocked.message)
     if job is not None:
         return unknown("Evaluating", f"Job {job.name} compares {candidate.name} with what is served.")
@@ -212,24 +210,6 @@ def _last_verdict(situation: Situation) -> Finding:
     if verdict.result is VerdictResult.FAILED:
         return false("VerdictFailed", message)
     return unknown(f"Verdict{verdict.result}", message)
-
-
-def _blocked(situation: Situation, name: str) -> Finding | None:
-    """Why the pod of a Job that is under way cannot start."""
-    job, pods = situation.observed.jobs.get(name), [pod for pod in situation.observed.pods if pod.job == name]
-    if job is not None and not pods and situation.timers.passed(job.created + _POD_GRACE):
-        told = f"Job {name} has no pod: `kubectl describe job {name}` tells what keeps it from being created."
-        return false("PodMissing", told)
-    for pod in pods:
-        if pod.trouble is None:
-            continue
-        # A node that is being added takes its time.
-        if pod.trouble.reason == "Unschedulable" and not situation.timers.passed(pod.created + _POD_GRACE):
-            continue
-        if pod.trouble.reason == "CreateContainerConfigError":
-            return false(*secret_words(situation, pod.trouble.message))
-        return false(pod.trouble.reason, f"Pod {pod.name}: {pod.trouble.message}")
-    return None
 
 
 def _why(run: RunStatus) -> str:

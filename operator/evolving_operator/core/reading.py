@@ -295,16 +295,18 @@ def read_pod(raw: Raw) -> ObservedPod:
     fault = "" if report is not None else _report_fault(container)
     return ObservedPod(
         name=metadata["name"],
-        component=labels.get(names.LABEL_COMPONENT, ""),
+        component=_component(labels),
         created=_time(metadata.get("creationTimestamp")) or _EPOCH,
         stamp=_annotations(raw).get(names.ANNOTATION_CONFIG_HASH),
         job=next((labels[label] for label in _JOB_LABELS if label in labels), None),
         job_uid=labels.get(_JOB_UID_LABEL),
         ready=_condition(status, "Ready").get("status") == "True",
-        deleting="deletionTimestamp" in metadata,
+        deleted_at=_time(metadata.get("deletionTimestamp")),
+        idle=_is_idle(container),
         over=status.get("phase") in _OVER,
         restarts=container.get("restartCount", 0),
         unready_since=_unready_since(status),
+        started=_time((container.get("state") or {}).get("running", {}).get("startedAt")),
         began=_began(container),
         trouble=_trouble(status, container),
         report=report,
@@ -399,6 +401,18 @@ def _own_container(status: Raw) -> Raw:
     containers: list[Raw] = status.get("containerStatuses") or []
     ours = (names.CONTAINER_AGENT, names.CONTAINER_JOB)
     return next((container for container in containers if container.get("name") in ours), {})
+
+
+def _component(labels: Mapping[str, str]) -> str:
+    """ "" for a pod that somebody took out of service, by a label that the Deployment selects by."""
+    component = labels.get(names.LABEL_COMPONENT, "")
+    serves = names.selector_labels(labels.get(names.LABEL_AGENT, "")).items() <= labels.items()
+    return component if serves or component != names.COMPONENT_AGENT else ""
+
+
+def _is_idle(container: Raw) -> bool:
+    is_waiting = "waiting" in (container.get("state") or {})
+    return is_waiting and not container.get("restartCount") and not container.get("lastState")
 
 
 def _report(container: Raw) -> tuple[Report | None, datetime | None]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from evolving_operator.api.models import ConditionStatus, RolloutStatus, RolloutStep
 from evolving_operator.core.clock import CLOCKS_DIFFER, after, parse_time, rfc3339
 from evolving_operator.core.conditions import condition
-from evolving_operator.core.observed import Trouble
+from evolving_operator.core.observed import ObservedPod, Trouble
 from evolving_operator.core.situation import CRASH_LOOP_RESTARTS, Situation
 from evolving_operator.core.step import Because
 
@@ -116,8 +116,18 @@ def is_dead(situation: Situation) -> bool:
         # Where its pods are to be others by now, the hold is not followed any more.
         if rollout.reason in HELD and rollout.template == situation.template_hash:
             return False
-        since = max(since, parse_time(rollout.paused_at or rollout.since))  # or since they could be created
+        # Nor is a model to blame where its pods, which have all run it, find no node, volume or image by now.
+        own = [pod for pod in situation.serving_pods if pod.stamp == situation.active_hash]
+        if own and all(pod.idle or _finds_no_node(pod) for pod in own):
+            return False
+        begun = [pod.started for pod in own if pod.started is not None and pod.restarts == 0]
+        # Or since they could be created, or started.
+        since = max([since, parse_time(rollout.paused_at or rollout.since), *begun])
     return situation.timers.passed(after(rfc3339(since), seconds))
+
+
+def _finds_no_node(pod: ObservedPod) -> bool:
+    return pod.trouble is not None and pod.trouble.reason == "Unschedulable"
 
 
 def unready_since(situation: Situation) -> datetime | None:

@@ -158,6 +158,6 @@ class Situation:
         pods = [
             pod
             for pod in self.observed.pods
-            if pod.component == names.COMPONENT_AGENT and pod.job is None and not (pod.deleting or pod.over)
+            if pod.component == names.COMPONENT_AGENT and pod.job is None and not (pod.deleted_at or pod.over)
         ]
         return tuple(sorted(pods, key=lambda pod: pod.stamp != self.active_hash))

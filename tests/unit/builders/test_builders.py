@@ -32,6 +32,13 @@ def _applied_hash(manifest: Manifest) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_what_has_no_owner_carries_no_label_by_which_argo_cd_would_prune_it(case: str) -> None:
+    for name, child in build_all(context_of(case)).items():
+        metadata = child["metadata"]
+        assert ("ownerReferences" in metadata) == (names.LABEL_INSTANCE in metadata["labels"]), name
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_every_child_belongs_to_its_agent_and_carries_the_hash_of_itself(case: str) -> None:
     context = context_of(case)
     for name, child in build_all(context).items():

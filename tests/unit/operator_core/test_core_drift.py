@@ -378,6 +378,17 @@ async def test_an_autoscaler_of_the_deployment_keeps_its_word(world: Simulation,
     assert world.node.deployment("support")["spec"]["replicas"] == 3
 
 
+@pytest.mark.parametrize(("manager", "kept"), [("k3s", 5), ("kubelite", 5), ("keda", 5), ("kubectl", 2)])
+async def test_an_autoscaler_is_known_by_the_binary_that_it_runs_in(
+    world: Simulation, spec: Spec, manager: str, kept: int
+) -> None:
+    await world.serve(spec)
+    autoscale(world, 5, manager)
+    await world.settle()
+
+    assert world.node.deployment("support")["spec"]["replicas"] == kept
+
+
 async def test_what_an_autoscaler_has_scaled_to_none_is_not_validated(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     autoscale(world, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from evolving_agent.contract.report import Outcome, ServeReport, encode_report
 from evolving_operator.api import names
 from evolving_operator.api.models import ConditionStatus, RolloutStep
+from evolving_operator.core.clock import rfc3339
 from evolving_operator.testing.simulation import Simulation
 
 Spec = dict[str, Any]
@@ -227,3 +229,177 @@ async def test_an_agent_that_is_served_by_nobody_any_more_says_so(world: Simulat
     world.node.lose_readiness("support", since=world.now)
     await world.settle()
     assert world.events().count("NobodyServes") == 2
+
+
+# --- nodes that are lost, and pods that never start ---
+
+
+async def test_what_a_pod_gave_up_at_before_it_served_is_not_why_it_does_not_now(
+    world: Simulation, spec: Spec
+) -> None:
+    await world.serve(spec)
+    since = rfc3339(world.now)
+    for pod in world.node.pods("support", "agent"):
+        pod["status"]["containerStatuses"][0] |= {
+            "restartCount": 1,
+            "state": {"running": {"startedAt": since}},
+            "lastState": {"terminated": {"exitCode": 1, "message": GAVE_UP, "finishedAt": since}},
+        }
+        world.cluster.put(pod)
+    world.pass_time(86_400)
+    world.node.lose_readiness("support", since=world.now)
+    await world.settle()
+
+    assert (told(world, "Degraded")[0], told(world, "Ready")[0]) == ("AsExpected", "NobodyServes")
+
+
+async def test_a_pod_that_was_taken_out_of_service_is_no_serving_pod(world: Simulation, spec: Spec) -> None:
+    """As people do to look at it: the Deployment's selector does not match it any more, and makes another."""
+    await world.serve(spec)
+    [pod, *_] = copy.deepcopy(world.node.pods("support", "agent"))
+    pod["metadata"] |= {"name": "support-isolated", "uid": "uid-isolated"}
+    pod["metadata"]["labels"]["app.kubernetes.io/instance"] = "debug"
+    pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+    pod["status"]["containerStatuses"][0] |= {"restartCount": 7, "state": {"waiting": CRASH}}
+    world.cluster.put(pod)
+    await world.settle()
+
+    assert told(world, "Degraded")[0] == "AsExpected"
+
+
+def job_pod(world: Simulation, job: str, status: Spec) -> str:
+    """As the Job controller makes one. Returns its name."""
+    raw = world.cluster.get("Job", job)
+    assert raw is not None
+    labels = {**raw["metadata"]["labels"], "batch.kubernetes.io/job-name": job}
+    metadata = {
+        "name": f"{job}-x",
+        "namespace": "default",
+        "labels": labels,
+        "creationTimestamp": rfc3339(world.now),
+    }
+    world.cluster.put({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status})
+    return f"{job}-x"
+
+
+RUNNING = {"containerStatuses": [{"name": "job", "state": {"running": {}}}]}
+CREATING = {
+    "containerStatuses": [
+        {"name": "job", "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}
+    ]
+}
+
+
+async def test_a_jobs_pod_on_a_lost_node_is_told_of(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")
+    pod = job_pod(world, "support-curate-1", RUNNING)
+    await world.settle()
+    world.cluster.hold("Pod", pod, "batch.kubernetes.io/job-tracking")
+    await world.settle()
+    world.pass_time(61)
+    await world.settle()
+
+    reason, message = told(world, "DatasetReady")
+    assert reason == "PodLost"
+    assert f"kubectl delete pod {pod} --force" in message
+
+
+async def test_a_jobs_pod_that_does_not_start_is_told_of(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")
+    job_pod(world, "support-curate-1", CREATING)
+    await world.settle()
+    assert told(world, "DatasetReady")[0] == "CurationRunning"
+    world.pass_time(300)
+    await world.settle()
+
+    assert told(world, "DatasetReady")[0] == "PodNotStarted"
+
+
+async def in_its_bake(world: Simulation, spec: Spec) -> str:
+    await world.serve(spec)
+    revision = await world.train()
+    await world.evaluate(revision, lower=2000)
+    world.node.roll_out("support")
+    await world.settle()
+    assert world.status.rollout is not None
+    assert world.status.rollout.step is RolloutStep.BAKE
+    return revision
+
+
+async def test_what_holds_a_validation_up_is_told(world: Simulation, spec: Spec) -> None:
+    revision = await in_its_bake(world, spec)
+    job_pod(world, names.validate_job(revision), CREATING)
+    world.pass_time(300)
+    await world.settle()
+
+    assert "is being validated. All serving pods run it. PodNotStarted: Pod" in told(world, "Progressing")[1]
+
+
+UNSCHEDULED = {
+    "phase": "Pending",
+    "conditions": [
+        {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/3 nodes are available",
+        }
+    ],
+}
+ATTACHING = {
+    "phase": "Pending",
+    "conditions": [{"type": "Ready", "status": "False"}],
+    "containerStatuses": [
+        {"name": "agent", "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}
+    ],
+}
+
+
+@pytest.mark.parametrize("status", [UNSCHEDULED, ATTACHING], ids=["no-node", "no-volume"])
+async def test_no_model_is_blamed_for_a_node_that_is_lost_in_its_bake(
+    world: Simulation, spec: Spec, status: Spec
+) -> None:
+    revision = await in_its_bake(world, spec)
+    world.node.lose_readiness("support", since=world.now)
+    await world.settle()
+    for pod in world.node.pods("support", "agent"):
+        world.cluster.hold(
+            "Pod", pod["metadata"]["name"], "its-node"
+        )  # deleted by the taint, never confirmed
+        new = copy.deepcopy(pod) | {"status": status}
+        new["metadata"] = {
+            **new["metadata"],
+            "name": f"{pod['metadata']['name']}-new",
+            "uid": pod["metadata"]["name"],
+        }
+        new["metadata"].pop("deletionTimestamp", None)
+        new["metadata"].pop("finalizers", None)
+        world.cluster.put(new)
+    await world.settle()
+    world.pass_time(3600)
+    await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision == revision
+    if status is UNSCHEDULED:
+        assert told(world, "Degraded")[0] == "Unschedulable"
+        assert "was deleted, and its node does not say that it is gone" in told(world, "Degraded")[1]
+
+    # Its pods have begun, and have their time: not that of those that were lost.
+    for pod in world.node.pods("support", "agent"):
+        if pod["metadata"]["name"].endswith("-new"):
+            running = {
+                "name": "agent",
+                "restartCount": 0,
+                "state": {"running": {"startedAt": rfc3339(world.now)}},
+            }
+            pod["status"] = {"phase": "Running", "containerStatuses": [running]}
+            world.cluster.put(pod)
+    world.pass_time(599)
+    await world.settle()
+    assert world.status.active.revision == revision
+    world.pass_time(1)
+    await world.settle()
+    assert world.status.active.revision != revision

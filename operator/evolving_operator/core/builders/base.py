@@ -61,10 +61,11 @@ def object_metadata(
     owned: bool = True,
 ) -> Manifest:
     """`metadata` of a child. `owned=False` is for what must outlive the agent."""
+    own = names.labels if owned else names.kept_labels
     metadata: Manifest = {
         "name": name,
         "namespace": context.namespace,
-        "labels": names.labels(context.name, component) | (labels or {}),
+        "labels": own(context.name, component) | (labels or {}),
     }
     if annotations:
         metadata["annotations"] = annotations

@@ -21,7 +21,7 @@ from evolving_operator.core.builders.debt import DEBT_KEY, proxies, release_job,
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.observed import ObservedDebt, ObservedJob, ObservedRevision, Refusal
 from evolving_operator.core.plan import Action, Apply, Create, Delete, ObjectRef
-from evolving_operator.core.runs import REPORT_GRACE_SECONDS
+from evolving_operator.core.runs import REPORT_GRACE_SECONDS, has_lingered
 from evolving_operator.core.situation import Situation
 
 _RETRY = timedelta(hours=1)
@@ -124,6 +124,8 @@ def _settled(debt: ObservedDebt, job: ObservedJob, timers: Timers) -> Iterator[A
             return
         yield _event(debt, job, timers.now)
         yield Delete(ObjectRef("v1", "ConfigMap", debt.namespace, debt.name, debt.uid))
+        return
+    if job.lingers and not has_lingered(timers, job):
         return
     yield Apply(_postponed(debt, job.finished + _RETRY), is_required=True)  # the Job is its pause till then
     yield _event(debt, job, timers.now)

@@ -100,5 +100,6 @@ def _why_not_evaluated(situation: Situation) -> str | None:
 
 
 def _is_running(situation: Situation, component: str) -> bool:
+    """One that lingers is about to be deleted: no other begins before it is gone."""
     jobs = situation.observed.jobs.values()
-    return any(job.component == component and job.finished is None for job in jobs)
+    return any(job.component == component and (job.finished is None or job.lingers) for job in jobs)

@@ -36,6 +36,7 @@ from evolving_operator.core.runs import (
     Ending,
     ending,
     has_ended,
+    was_taken_in,
     why_of_other_settings,
     why_superseded,
 )
@@ -173,7 +174,10 @@ def _news(situation: Situation, component: str, known: RunStatus | None) -> Obse
     running = [
         job
         for job in jobs
-        if job.finished is None and not job.deleting and why_superseded(situation, job) is None
+        if job.finished is None
+        and not job.deleting
+        and not was_taken_in(job, known)
+        and why_superseded(situation, job) is None
     ]
     if not running:
         return None
@@ -190,6 +194,8 @@ def is_newer(job: ObservedJob, known: RunStatus | None) -> bool:
         return True
     if known.state is RunState.RUNNING and known.job == job.name:
         return True  # awaited: whatever the clock says that may have been set back since
+    if was_taken_in(job, known):
+        return False
     last = parse_time(known.finished)
     if job.finished != last:
         return job.finished > last

@@ -22,11 +22,12 @@ from evolving_operator.core.builders.job import comparison_digest
 from evolving_operator.core.children import is_refused
 from evolving_operator.core.conditions import Finding, false, merged, true, unknown
 from evolving_operator.core.gate import weakest
+from evolving_operator.core.intake import is_newer
 from evolving_operator.core.moves import proven_before, was_taken_back
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
 from evolving_operator.core.plan import Apply, Create, Delete, ObjectRef, WriteStatus
 from evolving_operator.core.proof import evaluation, job_name, recorded_verdict, verdict_to_record
-from evolving_operator.core.runs import why_superseded
+from evolving_operator.core.runs import has_lingered, was_taken_in, why_superseded
 from evolving_operator.core.serving import NO_PODS, PINNED, wanted_pods
 from evolving_operator.core.situation import Situation
 from evolving_operator.core.validation import is_outdated
@@ -322,15 +323,30 @@ def _is_kept(situation: Situation, job: ObservedJob) -> bool:
     status = situation.status
     if job.component == names.COMPONENT_EVALUATE:
         is_latest = status.evaluation is not None and job.name == job_name(status.evaluation)
-        return is_latest and (job.finished is not None or evaluation(situation) is not None)
+        is_awaited = evaluation(situation) is not None and recorded_verdict(situation) is None
+        return is_latest and (is_awaited or not _goes_on(situation, job))
     if job.component == names.COMPONENT_VALIDATE:
         rollout = status.rollout
         if rollout is None or job.name != names.validate_job(rollout.revision):
             return False
         if rollout.step is RolloutStep.BAKE:
             return not is_outdated(situation, job)
-        return rollout.step in _AFTER_BAKE and job.finished is not None
-    return why_superseded(situation, job) is None
+        return rollout.step in _AFTER_BAKE and not _goes_on(situation, job)
+    return why_superseded(situation, job) is None and not _is_spent(situation, job)
+
+
+def _goes_on(situation: Situation, job: ObservedJob) -> bool:
+    """Whether its pod runs, be it a sidecar's doing alone."""
+    return job.finished is None or has_lingered(situation.timers, job)
+
+
+def _is_spent(situation: Situation, job: ObservedJob) -> bool:
+    """Whether the run was taken in, but its Job goes on: it would keep the next from beginning."""
+    status = situation.status
+    known = {names.COMPONENT_CURATE: status.curation, names.COMPONENT_FINETUNE: status.training}
+    run = known.get(job.component)
+    is_noted = was_taken_in(job, run) if job.finished is None else not is_newer(job, run)
+    return is_noted and _goes_on(situation, job)
 
 
 def _delete(situation: Situation, api_version: str, kind: str, name: str, uid: str) -> Delete:

@@ -136,6 +136,7 @@ class ObservedJob:
     created: datetime
     finished: datetime | None = None
     succeeded: bool = False
+    lingers: bool = False  # for us it is over, but another container of its pod keeps it from ending
     reason: str = ""  # why it failed, by the Job controller
     message: str = ""
     report: Report | None = None
@@ -160,6 +161,18 @@ class Trouble:
     reason: str
     message: str
     is_others: bool = False  # of a container that is none of ours: an init container, or a user's
+
+
+class Exit(NamedTuple):
+    """How our container of a Job's pod ended, while another one of that pod goes on."""
+
+    at: datetime
+    code: int
+    reason: str = ""  # as the kubelet names it
+
+    @property
+    def is_success(self) -> bool:
+        return self.code == 0
 
 
 @dataclass(frozen=True)
@@ -190,6 +203,7 @@ class ObservedPod:
     report: Report | None = None
     report_fault: str = ""  # what is wrong with what was meant as a report
     ended: datetime | None = None  # when the container that left the report ended
+    exit: Exit | None = None  # of our container, where a sidecar keeps the pod from ending
     address: str = ""  # its IP
     heard: Heard = Heard()
 

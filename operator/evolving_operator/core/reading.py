@@ -29,6 +29,7 @@ from evolving_operator.core.clock import parse_time
 from evolving_operator.core.observed import (
     Child,
     Correction,
+    Exit,
     Heard,
     Instructions,
     InvalidField,
@@ -312,6 +313,7 @@ def read_pod(raw: Raw) -> ObservedPod:
         report=report,
         report_fault=fault,
         ended=ended,
+        exit=_exit(metadata, status),
         address=status.get("podIP", ""),
     )
 
@@ -324,7 +326,10 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
     succeeded = complete.get("status") == "True"
     end = complete if succeeded else failed
     finished = end.get("status") == "True"
+    created = _time(metadata.get("creationTimestamp")) or _EPOCH
     own = [pod for pod in pods if pod.job == name and pod.job_uid in (None, metadata["uid"])]
+    left = None if finished else _last_exit(own)  # the Job controller waits for the rest of the pod
+    succeeded = succeeded or (left is not None and left.is_success)
     reports = [(pod.ended or pod.created, pod.report) for pod in own if pod.report is not None]
     if succeeded:  # in one of its pods: what another failed at before is no word of the Job's
         reports = [(ended, report) for ended, report in reports if report.outcome is not Outcome.FAILED]
@@ -338,13 +343,14 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         name=name,
         uid=metadata["uid"],
         component=(metadata.get("labels") or {}).get(names.LABEL_COMPONENT, ""),
-        created=_time(metadata.get("creationTimestamp")) or _EPOCH,
+        created=created,
         finished=(_time(status.get("completionTime")) or _time(end.get("lastTransitionTime")) or _EPOCH)
         if finished
-        else None,
+        else (max(left.at, created) if left is not None else None),  # a node's clock may be behind
         succeeded=succeeded,
+        lingers=left is not None,
         reason="" if succeeded else failed.get("reason", ""),
-        message="" if succeeded else failed.get("message", ""),
+        message="" if succeeded else failed.get("message", _in_words(left)),
         report=max(reports, key=itemgetter(0))[1] if reports else None,
         report_fault="" if reports else next((pod.report_fault for pod in own if pod.report_fault), ""),
         candidate_hash=variables.get(env.CANDIDATE_HASH),
@@ -359,6 +365,19 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         owners=_owners(raw),
         deleting="deletionTimestamp" in metadata,
     )
+
+
+def _last_exit(pods: Iterable[ObservedPod]) -> Exit | None:
+    """What a Job has come to that a sidecar keeps from ending. A success counts, in whichever pod."""
+    exits = [pod.exit for pod in pods if pod.exit is not None]
+    return max(exits, key=lambda left: (left.is_success, left.at), default=None)
+
+
+def _in_words(left: Exit | None) -> str:
+    if left is None:
+        return ""
+    why = f" ({left.reason})" if left.reason not in ("", "Error") else ""
+    return f"its container ended with exit code {left.code}{why}"
 
 
 def _owners(raw: Raw) -> frozenset[str]:
@@ -422,6 +441,27 @@ def _report(container: Raw) -> tuple[Report | None, datetime | None]:
         if terminated and (report := parse_report(terminated.get("message", ""))) is not None:
             return report, _time(terminated.get("finishedAt"))
     return None, None
+
+
+def _exit(metadata: Raw, status: Raw) -> Exit | None:
+    """Of the container of a Job, which is never started again, where another one of its pod is not over."""
+    if status.get("phase") in _OVER:
+        return None
+    others: list[Raw] = []
+    terminated: Raw = {}
+    for container in status.get("containerStatuses") or []:
+        state = container.get("state") or {}
+        if container.get("name") == names.CONTAINER_JOB:
+            terminated = state.get("terminated") or {}
+        else:
+            others.append(state)
+    at = _time(terminated.get("finishedAt"))
+    if at is None or not any("running" in state or "waiting" in state for state in others):
+        return None
+    left = Exit(at, terminated.get("exitCode", 1), terminated.get("reason", ""))
+    # All containers of a pod that has to go are ended, ours before others: the Job gets another pod.
+    is_ousted = _condition(status, "DisruptionTarget").get("status") == "True"
+    return None if (is_ousted or "deletionTimestamp" in metadata) and not left.is_success else left
 
 
 def _unready_since(status: Raw) -> datetime | None:

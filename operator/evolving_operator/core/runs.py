@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 from evolving_agent.contract.report import Outcome, Report
 from evolving_operator.api import names
-from evolving_operator.api.models import RunState
+from evolving_operator.api.models import RunState, RunStatus
 from evolving_operator.core.builders.training_settings import changed_settings
-from evolving_operator.core.clock import after, rfc3339
+from evolving_operator.core.clock import Timers, after, parse_time, rfc3339
 from evolving_operator.core.observed import ObservedJob
 from evolving_operator.core.situation import Situation
 
 # A Job may be seen to end before its pod's last word is: the two come by different watches.
 REPORT_GRACE_SECONDS = 30
 REPORT_LOST = "ReportLost"
+# A sidecar that sees our container end may end soon after: then the Job ends by itself, or is tried again.
+_SIDECAR_GRACE_SECONDS = 30
 
 _STATES = {
     Outcome.SUCCEEDED: RunState.SUCCEEDED,
@@ -34,9 +36,30 @@ def has_ended(situation: Situation, job: ObservedJob) -> bool:
     """Whether the Job is over and can be judged: its report is there, or has had the time to come."""
     if job.finished is None:
         return False
+    if job.lingers and not job.succeeded and not has_lingered(situation.timers, job):
+        return False
     if job.report is not None or job.report_fault:
         return True
     return situation.timers.passed(after(rfc3339(job.finished), REPORT_GRACE_SECONDS))
+
+
+def has_lingered(timers: Timers, job: ObservedJob) -> bool:
+    """Whether a Job that is over for us is kept from ending for good: by a sidecar that does not end."""
+    if job.finished is None or not job.lingers:
+        return False
+    return timers.passed(after(rfc3339(job.finished), _SIDECAR_GRACE_SECONDS))
+
+
+def was_taken_in(job: ObservedJob, known: RunStatus | None) -> bool:
+    """Whether the latest run that was taken in is this Job's, and not that of an earlier one of its name.
+
+    It may go on, or end once more, where it was taken in while it lingered.
+    """
+    if known is None or known.job != job.name or known.state is RunState.RUNNING or known.finished is None:
+        return False
+    since = parse_time(known.since)
+    has_ended_itself = since <= parse_time(known.finished)  # what was given up says when in `since` alone
+    return has_ended_itself and job.created <= since
 
 
 def why_superseded(situation: Situation, job: ObservedJob) -> str | None:

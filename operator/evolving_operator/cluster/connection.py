@@ -103,7 +103,7 @@ class Connection:
         certificate, key = config.content(user, "client-certificate"), config.content(user, "client-key")
         return Connection(
             server=cluster["server"].rstrip("/"),
-            credentials=_credentials(user, _cluster_info(cluster, authority)),
+            credentials=_credentials(user, cluster, authority),
             authority=authority.decode() if authority else None,
             certificate=b"\n".join((certificate, key)) if certificate and key else None,
             is_insecure=bool(cluster.get("insecure-skip-tls-verify")),
@@ -196,8 +196,7 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return made
 
 
-def _credentials(user: Entry, cluster: Entry) -> Credentials:
-    """`cluster`: as a plugin is told of it, where it asks for that."""
+def _credentials(user: Entry, cluster: Entry, authority: bytes | None) -> Credentials:
     if user.get("tokenFile"):  # counts before a token, as it does for kubectl
         return TokenFile(user["directory"] / user["tokenFile"])
     if user.get("token"):
@@ -214,14 +213,14 @@ def _credentials(user: Entry, cluster: Entry) -> Credentials:
             command=(command, *(plugin.get("args") or ())),
             api_version=plugin["apiVersion"],
             environment={item["name"]: item["value"] for item in plugin.get("env") or ()},
-            cluster=cluster if plugin.get("provideClusterInfo") else None,
+            cluster=_cluster_info(cluster, authority) if plugin.get("provideClusterInfo") else None,
         )
     return Fixed()
 
 
 def _cluster_info(cluster: Entry, authority: bytes | None) -> Entry:
     """The Cluster of an ExecCredential (client.authentication.k8s.io)."""
-    extensions = {item["name"]: item["extension"] for item in cluster.get("extensions") or ()}
+    extensions = {item.get("name"): item.get("extension") for item in cluster.get("extensions") or ()}
     told = {
         "server": cluster["server"],
         "insecure-skip-tls-verify": cluster.get("insecure-skip-tls-verify"),

@@ -111,7 +111,11 @@ class ExecPlugin:
         told = {} if self.cluster is None else {"cluster": self.cluster}
         spec = {"interactive": False, **told}
         info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": spec}
-        environment = {**os.environ, **self.environment, "KUBERNETES_EXEC_INFO": json.dumps(info)}
+        environment = {
+            **os.environ,
+            **self.environment,
+            "KUBERNETES_EXEC_INFO": json.dumps(info, default=str),
+        }
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.command,

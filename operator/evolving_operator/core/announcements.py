@@ -44,8 +44,8 @@ def announcements(
 ) -> Iterator[Announcement]:
     """What changed, in words for a person who reads `kubectl describe`.
 
-    Of some transitions no time is kept. What tells them apart is all of the status that was before; or, of a
-    reason that comes and goes within one condition, the `version` of the agent.
+    Of some transitions no time is kept. What tells them apart is all of the status that was before; or, of
+    verdicts, the `version` of the agent.
     """
     earlier = digest(before.to_wire(), 16)
     yield from _served(before, after)
@@ -247,7 +247,8 @@ def _conditions(
             continue
         if kind == "Evaluated" and not _is_judged_now(before, after):
             continue
-        key = (kind, new.status, new.reason, _since(old, new, version), old.reason if old else "")
+        since = _since(kind, old, new, version)
+        key = (kind, new.status, new.reason, since, old.reason if old else "")
         bad = ConditionStatus.TRUE if kind == "Degraded" else ConditionStatus.FALSE
         reason = new.reason
         if kind == "Degraded" and new.status is ConditionStatus.FALSE:
@@ -266,11 +267,13 @@ def _is_judged_now(before: EvolvingAgentStatus, after: EvolvingAgentStatus) -> b
     return is_the_candidates or verdict != before.last_verdict
 
 
-def _since(old: Condition | None, new: Condition, version: str) -> str:
-    """Since when it was what it was before: a reason that changes within one status leaves no time."""
+def _since(kind: str, old: Condition | None, new: Condition, version: str) -> str:
+    """Since when it was what it was before. Verdicts within one status leave no time, and each is told;
+    of two problems of which now one shows and now the other, each is told once.
+    """
     if old is None:
         return ""
-    return version if old.status is new.status else old.last_transition_time
+    return version if kind == "Evaluated" and old.status is new.status else old.last_transition_time
 
 
 def _is_news(kind: str, old: Condition | None, new: Condition) -> bool:

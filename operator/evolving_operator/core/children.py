@@ -307,6 +307,14 @@ def jobs_find_what_is_asked(situation: Situation) -> bool:
     return config_map_is_current(situation, wanted, drift_of(situation, wanted))
 
 
+def config_map_is_due(situation: Situation) -> bool:
+    """Whether it is about to be brought to the spec, by a decision that takes no step."""
+    wanted = tuple(wanted_children(situation))
+    key = "ConfigMap", names.config_map(situation.agent)
+    applied = (apply.manifest for apply in needed_applies(situation, wanted, drift_of(situation, wanted)))
+    return key in {(manifest["kind"], manifest["metadata"]["name"]) for manifest in applied}
+
+
 def unwanted_children(situation: Situation) -> Iterator[Delete]:
     """Children that the spec no longer asks for."""
     spec, agent = situation.spec, situation.agent

@@ -51,6 +51,7 @@ _SCHEDULING_GRACE = timedelta(seconds=60)
 _DELETION_GRACE = timedelta(seconds=10)  # what nothing holds is gone by then, and made anew
 _CONTROLLER_GRACE_SECONDS = 30  # of a rollout that takes too long, the Deployment controller tells first
 _PODS_NOT_READY = "PodsNotReady"
+_REASONS_OF_SPEC = frozenset({"InvalidSpec", "InstructionsNotFound", "PinNotFound"})  # they concern no pod
 _OPERATOR_ERROR = "OperatorError"
 
 
@@ -82,7 +83,9 @@ def _unserved(situation: Situation, wanted: int) -> Finding:
 def _has_served(situation: Situation) -> bool:
     """Whether pods were ready, since when none had been asked for."""
     before = condition(situation.status.conditions, "Ready")
-    return before is not None and before.reason in ("Serving", NOBODY_SERVES)
+    if before is None or before.reason in ("Starting", "ScaledToZero"):
+        return False
+    return before.reason in ("Serving", NOBODY_SERVES) or not never_served(situation)
 
 
 def ready_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> Finding:
@@ -430,10 +433,13 @@ def _is_unready_for(situation: Situation, seconds: int) -> bool:
     since, degraded = unready_since(situation), condition(situation.status.conditions, "Degraded")
     if degraded is not None and degraded.reason == _PODS_NOT_READY:
         return True
-    if since is None or degraded is None or degraded.status is not ConditionStatus.FALSE:
+    if since is None or degraded is None:
         return False
-    last = max(since, parse_time(degraded.last_transition_time))
-    return situation.timers.passed(after(rfc3339(last), seconds))
+    if degraded.status is ConditionStatus.FALSE:
+        since = max(since, parse_time(degraded.last_transition_time))
+    elif degraded.reason not in _REASONS_OF_SPEC:
+        return False
+    return situation.timers.passed(after(rfc3339(since), seconds))
 
 
 _Policies = tuple[Callable[[Situation], Finding | None], ...]

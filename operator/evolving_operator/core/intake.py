@@ -7,6 +7,7 @@ still there, or comes back into sight, is never taken in again.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 from evolving_agent.contract.report import CurationReport, TrainingReport
@@ -25,7 +26,7 @@ from evolving_operator.api.models import (
 from evolving_operator.core.approval import is_approved
 from evolving_operator.core.builders.job import build_on_demand_job
 from evolving_operator.core.builders.revision import build_revision
-from evolving_operator.core.children import jobs_find_what_is_asked
+from evolving_operator.core.children import config_map_is_due, jobs_find_what_is_asked
 from evolving_operator.core.clock import parse_time, rfc3339
 from evolving_operator.core.moves import without_trial
 from evolving_operator.core.observed import ObservedJob, ObservedRevision
@@ -44,6 +45,7 @@ from evolving_operator.core.situation import Situation
 from evolving_operator.core.step import Step
 
 _AGAIN = "report-of-"
+_PATIENCE = timedelta(hours=1)  # with a ConfigMap that is refused, before a lost report is given up
 _Run = TypeVar("_Run", bound=RunStatus)
 
 
@@ -224,10 +226,13 @@ def _without_result(
     situation: Situation, job: ObservedJob, end: Ending, noted: EvolvingAgentStatus
 ) -> Step | None:
     """A run that brought nothing is noted together with the one that says again what it said; None while
-    that one would run by what was asked for before.
+    that one would run by what was asked for before. Not for ever: later runs wait as well.
     """
     again = tuple(_reported_again(situation, job, end))
-    return None if again and not jobs_find_what_is_asked(situation) else Step(noted, before=again)
+    if not again or jobs_find_what_is_asked(situation):
+        return Step(noted, before=again)
+    is_soon = job.finished is not None and not situation.timers.passed(job.finished + _PATIENCE)
+    return None if is_soon or config_map_is_due(situation) else Step(noted)
 
 
 def _reported_again(situation: Situation, job: ObservedJob, end: Ending) -> Iterator[Create]:
@@ -238,7 +243,10 @@ def _reported_again(situation: Situation, job: ObservedJob, end: Ending) -> Iter
     spec = situation.spec
     is_wanted = spec.curation if job.component == names.COMPONENT_CURATE else spec.training
     is_repeated = job.run.startswith(f"{job.component}:{_AGAIN}")
-    if end.reason == REPORT_LOST and is_wanted is not None and not spec.suspend and not is_repeated:
+    is_other = why_of_other_settings(situation, job) is not None  # it would find nothing done, and train
+    if end.reason != REPORT_LOST or is_repeated or is_other:
+        return
+    if is_wanted is not None and not spec.suspend:
         run = f"{job.component}:{_AGAIN}{job.name}"
         yield Create(build_on_demand_job(situation.context, job.component, run))
 

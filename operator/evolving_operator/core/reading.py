@@ -485,7 +485,10 @@ def _trouble(status: Raw, container: Raw) -> Trouble | None:
     """Why it waits: our container, else one of the others."""
     if (own := _waits(container)) is not None:
         return Trouble(*own)
-    for what, listed in (("init container", "initContainerStatuses"), ("container", "containerStatuses")):
+    others = [("init container", "initContainerStatuses"), ("container", "containerStatuses")]
+    if container.get("name") == names.CONTAINER_JOB and "waiting" not in (container.get("state") or {}):
+        others = []  # a Job's work is done by ours alone
+    for what, listed in others:
         for other in status.get(listed) or []:
             if (waits := _waits(other)) is not None:
                 reason, message = waits

@@ -82,7 +82,9 @@ def why_of_other_settings(situation: Situation, job: ObservedJob) -> str | None:
     """In which settings a training, under way or over, is not the one that the spec asks for now."""
     if job.training is None or situation.spec.training is None:
         return None
-    changed = changed_settings(situation.context, job.training)
+    if job.training == situation.training_settings:
+        return None
+    changed = changed_settings(job.training, situation.training_settings)
     return f"what the spec asks for now differs in {', '.join(changed)}" if changed else None
 
 

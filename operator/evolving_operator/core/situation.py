@@ -18,6 +18,7 @@ from evolving_operator.api.models import (
 from evolving_operator.core.builders.base import Manifest, manifest_digest
 from evolving_operator.core.builders.context import BuildContext
 from evolving_operator.core.builders.deployment import build_deployment
+from evolving_operator.core.builders.training_settings import training_settings
 from evolving_operator.core.clock import Timers, rfc3339
 from evolving_operator.core.observed import Observed, ObservedPod, ObservedRevision
 from evolving_operator.core.render import render_agent_config
@@ -60,6 +61,11 @@ class Situation:
     def context(self) -> BuildContext:
         agent = self.observed.agent
         return BuildContext(agent.name, agent.namespace, agent.uid, self.spec, self.observed.images)
+
+    @cached_property
+    def training_settings(self) -> str:
+        """Raises ValueError for a spec without `training`."""
+        return training_settings(self.context)
 
     @cached_property
     def base_revision(self) -> str:

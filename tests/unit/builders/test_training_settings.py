@@ -152,15 +152,18 @@ def test_another_training_is_what_the_agent_image_takes_for_one(case: str) -> No
     spec, path, value, told = CASES[case]
     before, after = context_of(spec), context_of(changed(spec, path, value))
 
-    assert changed_settings(after, training_settings(before)) == told
-    assert changed_settings(before, training_settings(after)) == told
+    assert changed_settings(training_settings(before), training_settings(after)) == told
+    assert changed_settings(training_settings(after), training_settings(before)) == told
     assert goes_on(before, after) is (told == ())
 
 
 def test_several_changes_are_all_told() -> None:
     after = context_of(changed(PREFERENCE, "training.hyperparameters", {"epochs": 1, "betaPercent": 30}))
 
-    assert changed_settings(after, training_settings(context_of(PREFERENCE))) == (BETA, SETTINGS)
+    assert changed_settings(training_settings(context_of(PREFERENCE)), training_settings(after)) == (
+        BETA,
+        SETTINGS,
+    )
 
 
 class NextHyperparameters(Hyperparameters):
@@ -191,7 +194,7 @@ def test_a_setting_that_is_new_and_has_its_default_makes_no_other_training(
 
 @pytest.mark.parametrize("known", ["", "nonsense", "precision=Half", "backend=LoRA,precision=Half"])
 def test_what_another_version_wrote_is_compared_as_far_as_it_is_known(known: str) -> None:
-    assert changed_settings(context_of(LORA), known) == ()
+    assert changed_settings(known, training_settings(context_of(LORA))) == ()
 
 
 def test_training_jobs_carry_it_whoever_starts_them() -> None:

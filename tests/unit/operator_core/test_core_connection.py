@@ -204,7 +204,10 @@ echo '{"status": {"token": "t"}}'
     login.chmod(0o755)
     cluster = {
         "certificate-authority-data": base64.b64encode(b"authority").decode(),
-        "extensions": [{"name": "client.authentication.k8s.io/exec", "extension": {"audience": "there"}}],
+        "extensions": [
+            {"name": "minikube"},
+            {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "there"}},
+        ],
     }
 
     async def told(**more: bool) -> Entry:

@@ -13,6 +13,7 @@ from evolving_operator.api import names
 from evolving_operator.cluster.errors import Conflict, Forbidden, Invalid, NotServed
 from evolving_operator.cluster.kinds import Kind
 from evolving_operator.core.builders.debt import DEBT_KEY
+from evolving_operator.core.builders.pod import nobody
 from evolving_operator.core.plan import ObjectRef
 from evolving_operator.testing.fake_cluster import Fault
 from evolving_operator.testing.simulation import Simulation, training_report
@@ -611,6 +612,40 @@ async def test_a_release_starts_and_gets_out_as_the_trainings_do(
         "runAsGroup": 7,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"runAsUser": 0, "runAsNonRoot": False}, {"runAsUser": 0}, {"runAsUser": None, "runAsNonRoot": None}],
+    ids=["root", "zero", "whoever"],
+)
+async def test_a_release_runs_as_nobody_where_trainings_run_as_root(
+    world: Simulation, spec: Spec, said: Spec
+) -> None:
+    pod = {"securityContext": said}
+    await world.serve(spec | {"training": spec["training"] | {"podTemplate": {"spec": pod}}})
+    job = json.loads(the_debt(world)["data"][DEBT_KEY])
+
+    assert job["spec"]["template"]["spec"]["securityContext"] == nobody()
+
+
+async def test_a_proxy_that_is_made_of_other_variables_is_left_out(world: Simulation, spec: Spec) -> None:
+    proxy = {"name": "HTTPS_PROXY", "value": "http://$(NODE_IP):3128"}
+    pod = {"containers": [{"name": "job", "env": [proxy]}]}
+    await world.serve(spec | {"training": spec["training"] | {"podTemplate": {"spec": pod}}})
+
+    assert "HTTPS_PROXY" not in the_debt(world)["data"][DEBT_KEY]
+
+
+@pytest.mark.parametrize("said", [["runAsUser"], "nobody"])
+async def test_a_security_context_that_is_none_is_the_api_servers_to_refuse(
+    world: Simulation, spec: Spec, said: Any
+) -> None:
+    pod = {"securityContext": said}
+    await world.serve(spec | {"training": spec["training"] | {"podTemplate": {"spec": pod}}})
+
+    assert world.condition("Degraded").reason == "AsExpected"
+    assert debts(world) == [names.provider_debt("support", uid(world), PROVIDER)]
 
 
 async def test_a_debt_that_may_not_be_taken_back_is_not_asked_for_again_and_again(

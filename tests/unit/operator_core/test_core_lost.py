@@ -100,6 +100,40 @@ async def test_a_report_is_asked_for_again_by_what_the_spec_says_now(
     assert written.index(("ConfigMap", "support-config")) < written.index(("Job", again))
 
 
+async def test_a_lost_report_does_not_hold_later_runs_up_for_ever(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")
+    world.node.finish_job("support-curate-1", None)
+    changed = spec["curation"] | {"thresholds": {"minScorePercent": 95}}
+    world.apply_agent(spec | {"curation": changed})
+    with refused(world, "ConfigMap"):
+        await world.settle()
+        await world.curate("d2")
+        for _ in range(2):
+            world.pass_time(3600)
+            await world.settle()
+
+    assert world.status.dataset is not None
+    assert world.status.dataset.version == "d2"
+    assert unfinished(world, names.COMPONENT_CURATE) == []
+
+
+async def test_a_report_of_other_settings_is_not_asked_for_again(world: Simulation, spec: Spec) -> None:
+    """Another run would find nothing done, and train."""
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_FINETUNE, "support-finetune-1")
+    await world.settle()
+    world.node.finish_job("support-finetune-1", None)
+    await world.settle()
+    world.apply_agent(spec | {"training": spec["training"] | {"hyperparameters": {"epochs": 9}}})
+    await world.settle()
+    world.pass_time(31)
+    await world.settle()
+
+    assert unfinished(world, names.COMPONENT_FINETUNE) == []
+    assert "ReportLost" in world.condition("Trained").message
+
+
 async def test_one_report_after_the_other_is_not_chased_for_ever(world: Simulation, spec: Spec) -> None:
     await world.serve(spec)
     world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")

@@ -403,3 +403,37 @@ async def test_no_model_is_blamed_for_a_node_that_is_lost_in_its_bake(
     world.pass_time(1)
     await world.settle()
     assert world.status.active.revision != revision
+
+
+async def test_a_faulty_spec_hides_no_pods_that_are_not_ready(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec | {"rollout": {"pin": "support-00000000"}})
+    assert told(world, "Degraded")[0] == "PinNotFound"
+    world.node.lose_readiness("support", since=world.now)
+    await world.settle()
+    world.pass_time(630)
+    await world.settle()
+
+    assert told(world, "Degraded")[0] == "PodsNotReady"
+
+
+async def test_an_agent_whose_pods_crashed_is_not_one_that_starts(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.lose_readiness("support", since=world.now)
+    states: tuple[Spec, ...] = ({"waiting": CRASH}, {"running": {}})
+    for state in states:
+        for pod in world.node.pods("support", "agent"):
+            pod["status"]["containerStatuses"][0] |= {"restartCount": 3, "state": state}
+            world.cluster.put(pod)
+        await world.settle()
+
+    assert told(world, "Ready")[0] == "NobodyServes"
+
+
+async def test_an_injected_container_is_not_why_a_job_does_not_work(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")
+    injected = {"name": "istio-proxy", "state": {"waiting": PULL}}
+    job_pod(world, "support-curate-1", {"containerStatuses": [*RUNNING["containerStatuses"], injected]})
+    await world.settle()
+
+    assert told(world, "DatasetReady")[0] == "CurationRunning"

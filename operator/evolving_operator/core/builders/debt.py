@@ -78,17 +78,19 @@ def _release_job(context: BuildContext, endpoint: HTTPEndpoint) -> Manifest:
 
 def taken_from(pod: Manifest) -> Manifest:
     """Of the spec of a pod that trains (or of one that was made of it): what a release takes over."""
-    user = {name: value for name, value in (pod.get("securityContext") or {}).items() if name in _USER}
-    confined_so = {name: value for name, value in nobody().items() if name not in _USER}
-    return {
-        **{name: pod[name] for name in _TAKEN if name in pod},
-        "securityContext": {**confined_so, **user},
-    }
+    said = pod.get("securityContext")
+    context = nobody()
+    # Who is to be root, or whoever the image says, would not be let in as nobody in particular.
+    if isinstance(said, dict) and said.get("runAsNonRoot") is True and said.get("runAsUser") != 0:
+        context = {name: value for name, value in context.items() if name not in _USER}
+        context |= {name: value for name, value in said.items() if name in _USER}
+    return {**{name: pod[name] for name in _TAKEN if name in pod}, "securityContext": context}
 
 
 def proxies(container: Manifest) -> list[Manifest]:
-    """Its variables that say how to get out, where they are written down literally."""
-    return [item for item in container.get("env", ()) if item["name"].upper() in _PROXIES and "value" in item]
+    """Its variables that say how to get out, where they are written down literally, and whole."""
+    found = (item for item in container.get("env", ()) if item["name"].upper() in _PROXIES)
+    return [item for item in found if "value" in item and "$(" not in item["value"]]
 
 
 def release_job(

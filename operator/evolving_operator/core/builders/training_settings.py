@@ -41,15 +41,18 @@ def training_settings(context: BuildContext) -> str:
     return ",".join(f"{part}={value}" for part, value in _parts(context).items())
 
 
-def changed_settings(context: BuildContext, known: str) -> tuple[str, ...]:
-    """What the spec asks for otherwise than the annotation says, in words for its user.
+def changed_settings(known: str, asked: str) -> tuple[str, ...]:
+    """What is asked for now otherwise than it was when the annotation was written, in words for the user.
 
     A part that only one of both has is no difference: it makes none where nothing is curated, for one, and
     another version of the operator may know others.
     """
-    before = dict(part.split("=", 1) for part in known.split(",") if "=" in part)
-    now = _parts(context)
+    before, now = _read(known), _read(asked)
     return tuple(told for part, told in _FIELDS.items() if _differs(before, now, part))
+
+
+def _read(settings: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in settings.split(",") if "=" in part)
 
 
 def _differs(before: Mapping[str, str], now: Mapping[str, str], part: str) -> bool:

@@ -246,7 +246,11 @@ def test_a_volume_that_somebody_has_grown_stays_so_when_its_owner_changes(
         )
         size = ("spec", "resources", "requests", "storage")
         assert has_field(place, "pvc/support-store", *size) == "20Gi"
-        assert place.condition("support", "Degraded")["reason"] == "AsExpected"
+        eventually(  # the status is written after the children
+            lambda: place.condition("support", "Degraded").get("reason") == "AsExpected",
+            timeout=30,
+            message="nothing is wrong",
+        )
 
         # and the user's own word is the last one
         volume["size"] = "30Gi"

@@ -247,6 +247,13 @@ def test_problems_are_told_in_conditions(
     place: Place, kubelet: Kubelet, start_operator: StartOperator
 ) -> None:
     start_operator()
+    place.apply(with_spec(curation={"schedule": "0 0 30 2 *"}))
+    eventually(
+        lambda: "spec.curation.schedule" in place.condition("support", "Degraded").get("message", ""),
+        timeout=30,
+        message="Degraded/InvalidSpec",
+    )
+
     endpoint = {"baseURL": "https://models/v1", "apiKeySecretRef": {"name": "openai", "key": "apiKey"}}
     place.apply(with_spec(model={"base": "smollm2", "endpoint": endpoint}))
     kubelet.fail_to_start("support", "CreateContainerConfigError", 'secret "openai" not found')
@@ -256,10 +263,3 @@ def test_problems_are_told_in_conditions(
         message="Degraded/SecretNotFound",
     )
     assert "'apiKey'" in place.condition("support", "Ready")["message"]
-
-    place.apply(with_spec(curation={"schedule": "0 0 30 2 *"}))
-    eventually(
-        lambda: "spec.curation.schedule" in place.condition("support", "Degraded").get("message", ""),
-        timeout=30,
-        message="Degraded/InvalidSpec",
-    )

@@ -85,7 +85,12 @@ def _has_served(situation: Situation) -> bool:
     before = condition(situation.status.conditions, "Ready")
     if before is None or before.reason in ("Starting", "ScaledToZero"):
         return False
-    return before.reason in ("Serving", NOBODY_SERVES) or not never_served(situation)
+    return before.reason in ("Serving", NOBODY_SERVES) or _was_promoted(situation)
+
+
+def _was_promoted(situation: Situation) -> bool:
+    active = situation.revision(situation.status.active)
+    return active is not None and active.status.promoted_at is not None
 
 
 def ready_unread(deployment: ObservedDeployment | None, fault: InvalidField) -> Finding:
@@ -125,7 +130,10 @@ def _held_up(situation: Situation) -> str:
     rollout = situation.status.rollout
     if rollout is None or rollout.step is not RolloutStep.BAKE:
         return ""
-    found = why_blocked(situation, names.validate_job(rollout.revision))
+    job = situation.observed.jobs.get(names.validate_job(rollout.revision))
+    if job is None or job.finished is not None:
+        return ""
+    found = why_blocked(situation, job.name)
     return "" if found is None else f" {found.reason}: {found.message}"
 
 

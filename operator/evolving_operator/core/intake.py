@@ -58,10 +58,12 @@ def take_in_curation(situation: Situation) -> Step | None:
     if job is None:
         return None
     if job.finished is None:
-        return Step(status.model_copy(update={"curation": _running(RunStatus, job, known)}))
+        return Step(
+            status.model_copy(update={"curation": _running(RunStatus, job, _at_last(situation, known))})
+        )
     report = job.report if isinstance(job.report, CurationReport) else None
     end = ending(job, report)
-    noted = status.model_copy(update={"curation": _ended(RunStatus, job, end, known)})
+    noted = status.model_copy(update={"curation": _ended(RunStatus, job, end, _at_last(situation, known))})
     if report is None or report.dataset is None or end.state is not RunState.SUCCEEDED:
         return _without_result(situation, job, end, noted)
     dataset = DatasetStatus(
@@ -80,13 +82,13 @@ def take_in_training(situation: Situation) -> Step | None:
         return None
     trained = {"revision": known.revision if known is not None else None}
     if job.finished is None:
-        running = _running(TrainingStatus, job, known).model_copy(update=trained)
+        running = _running(TrainingStatus, job, _at_last(situation, known)).model_copy(update=trained)
         return Step(status.model_copy(update={"training": running}))
     report = job.report if isinstance(job.report, TrainingReport) else None
     end = ending(job, report)
     if report is not None and end.state is RunState.SUCCEEDED:
         end = _useless(situation, job, report) or end
-    training = _ended(TrainingStatus, job, end, known).model_copy(update=trained)
+    training = _ended(TrainingStatus, job, end, _at_last(situation, known)).model_copy(update=trained)
     if report is None:
         return _without_result(situation, job, end, status.model_copy(update={"training": training}))
     training = training.model_copy(update={"job_id": report.job_id})
@@ -249,6 +251,16 @@ def _reported_again(situation: Situation, job: ObservedJob, end: Ending) -> Iter
     if is_wanted is not None and not spec.suspend:
         run = f"{job.component}:{_AGAIN}{job.name}"
         yield Create(build_on_demand_job(situation.context, job.component, run))
+
+
+def _at_last(situation: Situation, known: _Run | None) -> _Run | None:
+    """The latest run, as ended when its Job did: one that lingered is over later than it was taken in."""
+    job = None if known is None else situation.observed.jobs.get(known.job)
+    if known is None or known.finished is None or job is None or job.finished is None:
+        return known
+    if not was_taken_in(job, known) or job.finished <= parse_time(known.finished):
+        return known
+    return known.model_copy(update={"finished": rfc3339(job.finished)})
 
 
 def _running(kind: type[_Run], job: ObservedJob, known: RunStatus | None) -> _Run:

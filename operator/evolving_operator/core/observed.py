@@ -192,6 +192,7 @@ class ObservedPod:
     job: str | None = None
     job_uid: str | None = None
     ready: bool = False
+    scheduled: datetime | None = None  # when it found a node
     deleted_at: datetime | None = None  # when it was to be gone, where it was deleted
     idle: bool = False  # our container was never started: it waits for a volume, an image, another container
     over: bool = False  # evicted, for example: none of its containers ever runs again

@@ -53,7 +53,8 @@ def why_blocked(situation: Situation, name: str) -> Finding | None:
     if lost := lost_pod(situation, pods):
         return false("PodLost", lost)
     for pod in pods:
-        if pod.trouble is None and pod.idle and situation.timers.passed(pod.created + _START_GRACE):
+        since = pod.scheduled or pod.created
+        if pod.trouble is None and pod.idle and situation.timers.passed(since + _START_GRACE):
             told = f"Pod {pod.name} does not start: `kubectl describe pod {pod.name}` tells why."
             return false("PodNotStarted", told)
         if pod.trouble is None:

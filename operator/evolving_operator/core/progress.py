@@ -54,7 +54,7 @@ def dataset_ready(situation: Situation) -> Finding:
         and run.state is RunState.RUNNING
         and (blocked := why_blocked(situation, run.job)) is not None
     ):
-        return blocked
+        return blocked if dataset is None else true(blocked.reason, blocked.message)
     if dataset is not None:
         said = run.message if run is not None and run.state is RunState.SUCCEEDED else ""
         return true("DatasetWritten", said or f"Dataset {dataset.version} has {dataset.examples} examples.")
@@ -84,7 +84,7 @@ def trained(situation: Situation) -> Finding:
         return true(run.reason, run.message) if was_trained else false(run.reason, run.message)
     blocked = why_blocked(situation, run.job)
     if blocked is not None:
-        return blocked
+        return true(blocked.reason, blocked.message) if was_trained else blocked
     message = f"Job {run.job} is training."
     return true("TrainingRunning", message) if was_trained else false("TrainingRunning", message)
 

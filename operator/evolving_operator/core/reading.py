@@ -302,6 +302,7 @@ def read_pod(raw: Raw) -> ObservedPod:
         job=next((labels[label] for label in _JOB_LABELS if label in labels), None),
         job_uid=labels.get(_JOB_UID_LABEL),
         ready=_condition(status, "Ready").get("status") == "True",
+        scheduled=_scheduled(status),
         deleted_at=_time(metadata.get("deletionTimestamp")),
         idle=_is_idle(container),
         over=status.get("phase") in _OVER,
@@ -427,6 +428,11 @@ def _component(labels: Mapping[str, str]) -> str:
     component = labels.get(names.LABEL_COMPONENT, "")
     serves = names.selector_labels(labels.get(names.LABEL_AGENT, "")).items() <= labels.items()
     return component if serves or component != names.COMPONENT_AGENT else ""
+
+
+def _scheduled(status: Raw) -> datetime | None:
+    scheduled = _condition(status, "PodScheduled")
+    return _time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None
 
 
 def _is_idle(container: Raw) -> bool:

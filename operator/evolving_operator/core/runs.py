@@ -16,7 +16,7 @@ from evolving_operator.core.situation import Situation
 REPORT_GRACE_SECONDS = 30
 REPORT_LOST = "ReportLost"
 # A sidecar that sees our container end may end soon after: then the Job ends by itself, or is tried again.
-_SIDECAR_GRACE_SECONDS = 30
+_SIDECAR_GRACE_SECONDS = 600
 
 _STATES = {
     Outcome.SUCCEEDED: RunState.SUCCEEDED,
@@ -99,7 +99,7 @@ def ending(job: ObservedJob, report: Report | None) -> Ending:
         return Ending(
             RunState.FAILED,
             REPORT_LOST,
-            f"Job {job.name} succeeded, but its report is gone with its pod. Another run reports it again.",
+            f"Job {job.name} succeeded, but its report is gone with its pod.",
         )
     detail = f": {job.message}" if job.message else "."
     return Ending(RunState.FAILED, job.reason or "JobFailed", f"Job {job.name} failed{detail}")

@@ -118,11 +118,13 @@ def is_dead(situation: Situation) -> bool:
             return False
         # Nor is a model to blame where its pods, which have all run it, find no node, volume or image by now.
         own = [pod for pod in situation.serving_pods if pod.stamp == situation.active_hash]
-        if own and all(pod.idle or _finds_no_node(pod) for pod in own):
+        running = [pod for pod in own if not (pod.idle or _finds_no_node(pod))]
+        if own and not running:
             return False
-        begun = [pod.started for pod in own if pod.started is not None and pod.restarts == 0]
-        # Or since they could be created, or started.
-        since = max([since, parse_time(rollout.paused_at or rollout.since), *begun])
+        since = max(since, parse_time(rollout.paused_at or rollout.since))  # or since they could be created
+        begun = [pod.started for pod in running if pod.started is not None and pod.restarts == 0]
+        if begun and len(begun) == len(running):  # or since the first of them has begun
+            since = max(since, min(begun))
     return situation.timers.passed(after(rfc3339(since), seconds))
 
 

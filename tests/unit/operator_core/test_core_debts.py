@@ -629,8 +629,11 @@ async def test_a_release_runs_as_nobody_where_trainings_run_as_root(
     assert job["spec"]["template"]["spec"]["securityContext"] == nobody()
 
 
-async def test_a_proxy_that_is_made_of_other_variables_is_left_out(world: Simulation, spec: Spec) -> None:
-    proxy = {"name": "HTTPS_PROXY", "value": "http://$(NODE_IP):3128"}
+@pytest.mark.parametrize("value", ["http://$(NODE_IP):3128", 3128], ids=["of-others", "no-text"])
+async def test_a_proxy_that_would_not_do_by_itself_is_left_out(
+    world: Simulation, spec: Spec, value: Any
+) -> None:
+    proxy = {"name": "HTTPS_PROXY", "value": value}
     pod = {"containers": [{"name": "job", "env": [proxy]}]}
     await world.serve(spec | {"training": spec["training"] | {"podTemplate": {"spec": pod}}})
 

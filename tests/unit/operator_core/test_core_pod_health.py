@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -437,3 +438,79 @@ async def test_an_injected_container_is_not_why_a_job_does_not_work(world: Simul
     await world.settle()
 
     assert told(world, "DatasetReady")[0] == "CurationRunning"
+
+
+async def test_a_slow_image_takes_nothing_back(world: Simulation, spec: Spec) -> None:
+    """Not the model that was trained, nor the dataset that is there."""
+    await world.serve(spec)
+    await world.curate()
+    await world.train()
+    world.pass_time(86_400)
+    for component in (names.COMPONENT_CURATE, names.COMPONENT_FINETUNE):
+        world.node.start_job("support", component, f"support-{component}-9")
+        job_pod(world, f"support-{component}-9", CREATING)
+    await world.settle()
+    world.pass_time(301)
+    await world.settle()
+
+    for kind in ("Trained", "DatasetReady"):
+        assert world.condition(kind).status is ConditionStatus.TRUE
+        assert told(world, kind)[0] == "PodNotStarted"
+
+
+async def test_a_jobs_pod_has_its_time_from_when_it_found_a_node(world: Simulation, spec: Spec) -> None:
+    await world.serve(spec)
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-1")
+    found = {
+        "type": "PodScheduled",
+        "status": "True",
+        "lastTransitionTime": rfc3339(world.now + timedelta(hours=1)),
+    }
+    job_pod(world, "support-curate-1", {**CREATING, "conditions": [found]})
+    world.pass_time(3600 + 299)
+    await world.settle()
+    assert told(world, "DatasetReady")[0] == "CurationRunning"
+    world.pass_time(1)
+    await world.settle()
+    assert told(world, "DatasetReady")[0] == "PodNotStarted"
+
+
+async def test_a_validation_that_is_over_holds_nothing_up(world: Simulation, spec: Spec) -> None:
+    revision = await in_its_bake(world, spec | {"rollout": {"bakeSeconds": 3600}})
+    await world.validate(revision, score=8000)
+    for pod in world.node.pods("support", names.COMPONENT_VALIDATE):
+        world.cluster.remove("Pod", pod["metadata"]["name"])
+    world.pass_time(120)
+    await world.settle()
+
+    assert told(world, "Progressing")[0] == "Baking"
+    assert "PodMissing" not in told(world, "Progressing")[1]
+
+
+async def test_pods_that_are_replaced_give_what_does_not_serve_no_more_time(
+    world: Simulation, spec: Spec
+) -> None:
+    revision = await in_its_bake(world, spec)
+    world.node.lose_readiness("support", since=world.now)
+    old, new = world.node.pods("support", "agent")
+    lost_at = world.now
+    for minutes in range(0, 15, 5):
+        for pod, begun in ((old, timedelta()), (new, timedelta(minutes=minutes))):
+            started = rfc3339(lost_at + begun)
+            pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": started}}
+            world.cluster.put(pod)
+        await world.settle()
+        world.pass_time(300)
+    await world.settle()
+
+    assert world.status.active is not None
+    assert world.status.active.revision != revision
+
+
+async def test_what_was_created_with_a_fault_starts_once_it_is_mended(world: Simulation, spec: Spec) -> None:
+    world.apply_agent(spec | {"agent": {"replicas": 2}})
+    await world.settle()
+    world.apply_agent(spec)
+    await world.settle()
+
+    assert told(world, "Ready") == ("Starting", "None of 2 serving pods is ready yet.")

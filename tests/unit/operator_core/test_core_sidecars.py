@@ -37,7 +37,7 @@ Raw = dict[str, Any]
 CURATE = "support-curate-1"
 RUNS = {"state": {"running": {"startedAt": "2026-03-02T12:00:00Z"}}}
 ENDED = {"state": {"terminated": {"exitCode": 0, "finishedAt": "2026-03-02T12:00:00Z"}}}
-GRACE = 30
+GRACE = 600
 
 
 def curated(outcome: Outcome = Outcome.SUCCEEDED, reason: str = "DatasetWritten") -> CurationReport:
@@ -573,3 +573,23 @@ def test_no_run_ended_before_it_began() -> None:
     """The node's clock is behind."""
     job = job_of(pod(NOW - timedelta(seconds=90), curated()))
     assert job.finished == job.created
+
+
+async def test_a_run_whose_sidecar_ended_later_is_no_news_when_the_next_begins(
+    world: Simulation, spec: Spec
+) -> None:
+    await begin(world, spec)
+    linger(world, CURATE, curated())
+    await world.settle()
+    world.pass_time(3)
+    linger(world, CURATE, curated(), sidecar=ENDED, phase="Succeeded")
+    world.node.finish_job(CURATE, None)
+    await world.settle()
+
+    world.pass_time(86_400)
+    world.node.start_job("support", names.COMPONENT_CURATE, "support-curate-2")
+    await world.settle()
+
+    assert world.events().count("CurationSucceeded") == 1
+    assert world.status.curation is not None
+    assert (world.status.curation.job, world.status.curation.state) == ("support-curate-2", RunState.RUNNING)

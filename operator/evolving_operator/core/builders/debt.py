@@ -90,7 +90,7 @@ def taken_from(pod: Manifest) -> Manifest:
 def proxies(container: Manifest) -> list[Manifest]:
     """Its variables that say how to get out, where they are written down literally, and whole."""
     found = (item for item in container.get("env", ()) if item["name"].upper() in _PROXIES)
-    return [item for item in found if "value" in item and "$(" not in item["value"]]
+    return [item for item in found if isinstance(item.get("value"), str) and "$(" not in item["value"]]
 
 
 def release_job(

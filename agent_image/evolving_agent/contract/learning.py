@@ -214,6 +214,24 @@ class Training(Document):
         default=86_400, ge=60, le=2_592_000, description="A training run is stopped after this time."
     )
 
+    def hyperparameter_values(self, dataset_format: DatasetFormat) -> dict[str, Any]:
+        """All settings that make two training runs on one dataset differ, for the revision's name.
+
+        What only preference training knows is left out for other datasets, so that their names stay.
+        """
+        block = self.backend.lora if self.backend.type is BackendType.LORA else self.backend.open_ai
+        values = block.to_wire() if block is not None else {}
+        for placement in ("endpoint", "image", "adapterVolume"):
+            values.pop(placement, None)  # where it runs does not change what is learned
+        values = self.hyperparameters.to_wire() | values
+        values.pop("betaPercent", None)
+        if dataset_format is DatasetFormat.PREFERENCE:
+            values |= {
+                "format": dataset_format.value,
+                "betaPercent": self.hyperparameters.effective_beta_percent,
+            }
+        return values
+
 
 class SuiteObjective(StrEnum):
     IMPROVE = "Improve"
@@ -278,24 +296,3 @@ class LearningConfig(Document):
     curation: Curation | None = None
     training: Training | None = None
     evaluation: Evaluation = Evaluation()
-
-    def hyperparameter_values(self, dataset_format: DatasetFormat) -> dict[str, Any]:
-        """All settings that make two training runs on one dataset differ, for the revision's name.
-
-        What only preference training knows is left out for other datasets, so that their names stay.
-        """
-        if self.training is None:
-            return {}
-        backend = self.training.backend
-        block = backend.lora if backend.type is BackendType.LORA else backend.open_ai
-        values = block.to_wire() if block is not None else {}
-        for placement in ("endpoint", "image", "adapterVolume"):
-            values.pop(placement, None)  # where it runs does not change what is learned
-        values = self.training.hyperparameters.to_wire() | values
-        values.pop("betaPercent", None)
-        if dataset_format is DatasetFormat.PREFERENCE:
-            values |= {
-                "format": dataset_format.value,
-                "betaPercent": self.training.hyperparameters.effective_beta_percent,
-            }
-        return values

@@ -14,7 +14,6 @@ MAX_REPORT_BYTES = 4096  # kubelet truncates what is longer
 MAX_MESSAGE_CHARS = 1024
 MAX_COUNT = 2**31 - 1
 
-
 # What others say, as a provider's errors.
 Text = Annotated[str, BeforeValidator(lambda said: encodable(said) if isinstance(said, str) else said)]
 BasisPoints = Annotated[int, Field(ge=-(2**31), le=MAX_COUNT)]  # a bound may lie below -100 %

@@ -43,7 +43,7 @@ class Identity:
             base=learning.base_model,
             dataset=dataset,
             backend=training.backend.type,
-            hyperparameters_digest=digest(learning.hyperparameter_values(dataset.format)),
+            hyperparameters_digest=digest(training.hyperparameter_values(dataset.format)),
         )
 
     @property

@@ -57,13 +57,12 @@ def take_in_curation(situation: Situation) -> Step | None:
     job = _news(situation, names.COMPONENT_CURATE, known)
     if job is None:
         return None
+    known = _at_last(situation, known)
     if job.finished is None:
-        return Step(
-            status.model_copy(update={"curation": _running(RunStatus, job, _at_last(situation, known))})
-        )
+        return Step(status.model_copy(update={"curation": _running(RunStatus, job, known)}))
     report = job.report if isinstance(job.report, CurationReport) else None
     end = ending(job, report)
-    noted = status.model_copy(update={"curation": _ended(RunStatus, job, end, _at_last(situation, known))})
+    noted = status.model_copy(update={"curation": _ended(RunStatus, job, end, known)})
     if report is None or report.dataset is None or end.state is not RunState.SUCCEEDED:
         return _without_result(situation, job, end, noted)
     dataset = DatasetStatus(
@@ -80,15 +79,16 @@ def take_in_training(situation: Situation) -> Step | None:
     job = _news(situation, names.COMPONENT_FINETUNE, known)
     if job is None:
         return None
+    known = _at_last(situation, known)
     trained = {"revision": known.revision if known is not None else None}
     if job.finished is None:
-        running = _running(TrainingStatus, job, _at_last(situation, known)).model_copy(update=trained)
+        running = _running(TrainingStatus, job, known).model_copy(update=trained)
         return Step(status.model_copy(update={"training": running}))
     report = job.report if isinstance(job.report, TrainingReport) else None
     end = ending(job, report)
     if report is not None and end.state is RunState.SUCCEEDED:
         end = _useless(situation, job, report) or end
-    training = _ended(TrainingStatus, job, end, _at_last(situation, known)).model_copy(update=trained)
+    training = _ended(TrainingStatus, job, end, known).model_copy(update=trained)
     if report is None:
         return _without_result(situation, job, end, status.model_copy(update={"training": training}))
     training = training.model_copy(update={"job_id": report.job_id})

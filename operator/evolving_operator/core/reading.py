@@ -326,10 +326,15 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
     complete, failed = _condition(status, "Complete"), _condition(status, "Failed")
     succeeded = complete.get("status") == "True"
     end = complete if succeeded else failed
-    finished = end.get("status") == "True"
+    has_ended = end.get("status") == "True"
     created = _time(metadata.get("creationTimestamp")) or _EPOCH
     own = [pod for pod in pods if pod.job == name and pod.job_uid in (None, metadata["uid"])]
-    left = None if finished else _last_exit(own)  # the Job controller waits for the rest of the pod
+    left = None if has_ended else _last_exit(own)  # the Job controller waits for the rest of the pod
+    finished: datetime | None = None
+    if has_ended:
+        finished = _time(status.get("completionTime")) or _time(end.get("lastTransitionTime")) or _EPOCH
+    elif left is not None:
+        finished = max(left.at, created)  # a node's clock may be behind
     succeeded = succeeded or (left is not None and left.is_success)
     reports = [(pod.ended or pod.created, pod.report) for pod in own if pod.report is not None]
     if succeeded:  # in one of its pods: what another failed at before is no word of the Job's
@@ -345,9 +350,7 @@ def read_job(raw: Raw, pods: Iterable[ObservedPod]) -> ObservedJob:
         uid=metadata["uid"],
         component=(metadata.get("labels") or {}).get(names.LABEL_COMPONENT, ""),
         created=created,
-        finished=(_time(status.get("completionTime")) or _time(end.get("lastTransitionTime")) or _EPOCH)
-        if finished
-        else (max(left.at, created) if left is not None else None),  # a node's clock may be behind
+        finished=finished,
         succeeded=succeeded,
         lingers=left is not None,
         reason="" if succeeded else failed.get("reason", ""),
@@ -424,7 +427,7 @@ def _own_container(status: Raw) -> Raw:
 
 
 def _component(labels: Mapping[str, str]) -> str:
-    """ "" for a pod that somebody took out of service, by a label that the Deployment selects by."""
+    """None ("") of a pod that somebody took out of service, by a label that the Deployment selects by."""
     component = labels.get(names.LABEL_COMPONENT, "")
     serves = names.selector_labels(labels.get(names.LABEL_AGENT, "")).items() <= labels.items()
     return component if serves or component != names.COMPONENT_AGENT else ""

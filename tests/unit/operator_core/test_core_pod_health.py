@@ -30,7 +30,7 @@ def told(world: Simulation, kind: str) -> tuple[str, str]:
 def lose_one(world: Simulation) -> str:
     """One of two pods stops answering its probe. Returns its name."""
     pod = world.node.pods("support", "agent")[0]
-    since = world.now.isoformat().replace("+00:00", "Z")
+    since = rfc3339(world.now)
     pod["status"]["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": since}]
     world.cluster.put(pod)
     deployment = world.node.deployment("support")

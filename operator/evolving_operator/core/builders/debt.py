@@ -9,13 +9,13 @@ import json
 
 from evolving_agent.contract import env
 from evolving_agent.contract.config import HTTPEndpoint
-from evolving_agent.contract.learning import BackendType
 from evolving_operator.api import names
 from evolving_operator.api.models import DeletionPolicy
 from evolving_operator.core.builders.base import Manifest, object_metadata, with_applied_hash
 from evolving_operator.core.builders.context import BuildContext
 from evolving_operator.core.builders.job import pod_failure_policy, run_id, training_job_spec
 from evolving_operator.core.builders.pod import confined, endpoint_key, literal, nobody
+from evolving_operator.core.builders.training_settings import provider_endpoint
 
 DEBT_KEY = "release-job.json"
 _DEADLINE_SECONDS = 3600
@@ -24,15 +24,6 @@ _BACKOFF_LIMIT = 6
 _TAKEN = ("imagePullSecrets", "nodeSelector", "tolerations", "priorityClassName", "dnsConfig")
 _USER = frozenset({"runAsUser", "runAsGroup"})  # a platform may choose them itself
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})  # in either case
-
-
-def provider_endpoint(context: BuildContext) -> HTTPEndpoint | None:
-    """The provider that trains for the agent, and keeps what came of it; None where none does."""
-    training = context.spec.training
-    if training is None or training.backend.type is not BackendType.OPENAI:
-        return None
-    block = training.backend.open_ai
-    return (block.endpoint if block is not None else None) or context.spec.model.endpoint
 
 
 def owes_provider(context: BuildContext) -> bool:

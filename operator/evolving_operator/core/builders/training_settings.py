@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from evolving_agent.contract.base import digest
-from evolving_agent.contract.config import Endpoint
+from evolving_agent.contract.config import HTTPEndpoint
 from evolving_agent.contract.learning import (
     BackendType,
     DatasetFormat,
     Hyperparameters,
-    LearningConfig,
     LoRABackend,
     Training,
     TrainingBackend,
@@ -31,6 +30,15 @@ _FIELDS: Final = {
     "beta": "spec.training.hyperparameters.betaPercent",
     "settings": "the settings of spec.training.hyperparameters and backend",
 }
+
+
+def provider_endpoint(context: BuildContext) -> HTTPEndpoint | None:
+    """The provider that trains for the agent, and keeps what came of it; None where none does."""
+    training = context.spec.training
+    if training is None or training.backend.type is not BackendType.OPENAI:
+        return None
+    block = training.backend.open_ai
+    return (block.endpoint if block is not None else None) or context.spec.model.endpoint
 
 
 def training_settings(context: BuildContext) -> str:
@@ -64,19 +72,13 @@ def _parts(context: BuildContext) -> dict[str, str]:
     if training is None:
         raise ValueError(f"{context.name} has no spec.training: there are no settings to train by")
     parts = {"backend": training.backend.type.value}
-    if training.backend.type is BackendType.OPENAI:
-        parts["endpoint"] = digest(_trains_at(context, training))
+    if (endpoint := provider_endpoint(context)) is not None:
+        parts["endpoint"] = digest(endpoint.base_url)
     if curation is not None:  # else any dataset that is there will do
         parts["format"] = curation.format.value
         if curation.format is DatasetFormat.PREFERENCE:
             parts["beta"] = str(training.hyperparameters.effective_beta_percent)
     return parts | {"settings": digest(_chosen(training))}
-
-
-def _trains_at(context: BuildContext, training: Training) -> str:
-    block = training.backend.open_ai
-    own = block.endpoint if block is not None else None
-    return (own or context.spec.model.endpoint).base_url
 
 
 def _chosen(training: Training) -> dict[str, object]:
@@ -93,6 +95,5 @@ def _chosen(training: Training) -> dict[str, object]:
 
 
 def _values(training: Training) -> dict[str, object]:
-    """As the agent image has them. What only preference training knows is a part of its own."""
-    learning = LearningConfig(agent="", base_model="", endpoint=Endpoint(), training=training)
-    return learning.hyperparameter_values(DatasetFormat.SUPERVISED)
+    """What only preference training knows is a part of its own."""
+    return training.hyperparameter_values(DatasetFormat.SUPERVISED)
